@@ -1,0 +1,411 @@
+"""The command line. It only declares; the work is in `edgekd/commands/`, imported when a command runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgekd import __version__
+from edgekd.errors import EdgekdError
+
+EXIT_CODES = """
+Exit codes: 0 ok; 1 bug; 2 usage or recipe; 3 a check of the result failed; 4 measurement void;
+5 missing tool, board or runtime; 6 integrity; 7 a stage failed (disk full, read-only, out of memory);
+8 engine of another version or chip; 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="edgekd",
+    help="Train a teacher, distil a student, quantize, export and measure it. Each step is a versioned artifact.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+recipes_app = typer.Typer(help="List, show, check and copy recipes.", no_args_is_help=True, rich_markup_mode=None)
+artifacts_app = typer.Typer(
+    help="List, show, verify, tag and clean up artifacts.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(artifacts_app, name="artifacts")
+
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", "-r", help="Recipe file, or the name of a shipped one. Default: the current run's."),
+]
+WorkspaceOption = Annotated[
+    Path, typer.Option("--workspace", "-w", envvar="EDGEKD_WORKSPACE", help="Folder that holds the artifacts.")
+]
+DataRootOption = Annotated[
+    list[Path] | None,
+    typer.Option("--data-root", help="Folder with data sets and checkpoints; may be repeated. Also: EDGEKD_DATA."),
+]
+FromOption = Annotated[
+    str | None, typer.Option("--from", help="Start from this artifact: id, unique prefix, tag or `latest`.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override one recipe value: a.b=c; may be repeated.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would run, what is cached and the estimated time.")
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Make it again although it is there.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Copy the result into this folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads of training. Default: all cores.")
+]
+FormatOption = Annotated[
+    list[str] | None,
+    typer.Option("--format", "-f", help="Target instead of the recipe's; may be repeated. See `edgekd formats`."),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", "-d", help="Device instead of the recipe's. See `edgekd devices`.")
+]
+WORKSPACE = Path("workspace")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"edgekd {__version__}")
+        raise typer.Exit
+
+
+def _chain(goal: str, options: dict[str, Any], **more: Any) -> None:
+    from edgekd.commands.chain import ChainOptions, chain
+
+    names = {"from_": "source", "set_": "overrides", "format_": "targets"}
+    values = {names.get(name, name): value for name, value in options.items()}
+    chain(goal, ChainOptions(**{**values, **more}))
+
+
+@app.command(epilog="Example: edgekd run --recipe recipes/quickstart.yaml")
+def run(
+    recipe: RecipeOption = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    from_: FromOption = None,
+    set_: SetOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    output: OutputOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Run the whole chain: what is made is kept, what is not is made."""
+    _chain("bench", locals(), command="run")
+
+
+@app.command(epilog="Example: edgekd train --recipe recipes/resnet56_to_resnet20.yaml")
+def train(
+    recipe: RecipeOption = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    from_: FromOption = None,
+    set_: SetOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    output: OutputOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train the teacher, or import its checkpoint."""
+    _chain("teacher", locals(), command="train")
+
+
+@app.command(epilog="Example: edgekd distill --recipe recipes/resnet56_to_resnet20.yaml")
+def distill(
+    recipe: RecipeOption = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    from_: FromOption = None,
+    set_: SetOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    output: OutputOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Distil the student."""
+    _chain("student", locals(), command="distill")
+
+
+@app.command(epilog="Example: edgekd quantize --set quantize.calibrate=minmax")
+def quantize(
+    recipe: RecipeOption = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    from_: FromOption = None,
+    set_: SetOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    output: OutputOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Quantize the student's graph."""
+    _chain("quantized", locals(), command="quantize")
+
+
+@app.command(epilog="Example: edgekd export --format onnx-int8 --output shipped/")
+def export(
+    recipe: RecipeOption = None,
+    format_: FormatOption = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    from_: FromOption = None,
+    set_: SetOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    output: OutputOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Export the files to ship."""
+    _chain("export", locals(), command="export")
+
+
+@app.command(epilog="Example: edgekd bench --device cpu")
+def bench(
+    recipe: RecipeOption = None,
+    device: DeviceOption = None,
+    format_: FormatOption = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    from_: FromOption = None,
+    set_: SetOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    output: OutputOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure latency and accuracy of the shipped files. Measures again each time; `run` reuses."""
+    _chain("bench", locals(), command="bench")
+
+
+@recipes_app.command("ls")
+def recipes_ls(json: JsonOption = False) -> None:
+    """List the shipped recipes."""
+    from edgekd.commands import recipes
+
+    recipes.ls(json)
+
+
+@recipes_app.command("show")
+def recipes_show(
+    recipe: Annotated[str, typer.Argument(help="File or shipped name.")],
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Print a recipe with every default filled in."""
+    from edgekd.commands import recipes
+
+    recipes.show(recipe, set_ or [], json)
+
+
+@recipes_app.command("validate")
+def recipes_validate(
+    recipe: Annotated[str, typer.Argument(help="File or shipped name.")],
+    set_: SetOption = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Build the networks and the taps, and find the data, too.")
+    ] = False,
+    data_root: DataRootOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check a recipe without running it."""
+    from edgekd.commands import recipes
+
+    recipes.validate(recipe, set_ or [], deep, data_root or [], json)
+
+
+@recipes_app.command("schema")
+def recipes_schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from edgekd.commands import recipes
+
+    recipes.schema()
+
+
+@recipes_app.command("cp")
+def recipes_cp(
+    recipe: Annotated[str, typer.Argument(help="Shipped name.")],
+    to: Annotated[Path, typer.Argument(help="New file.")],
+) -> None:
+    """Copy a shipped recipe to a file of your own."""
+    from edgekd.commands import recipes
+
+    recipes.cp(recipe, to)
+
+
+@app.command()
+def formats(json: JsonOption = False) -> None:
+    """List the export targets: what each needs, and whether it is usable here."""
+    from edgekd.commands import listings
+
+    listings.formats(json)
+
+
+@app.command()
+def devices(json: JsonOption = False) -> None:
+    """List the devices that can be measured."""
+    from edgekd.commands import listings
+
+    listings.devices(json)
+
+
+@app.command()
+def models(json: JsonOption = False) -> None:
+    """List the networks."""
+    from edgekd.commands import listings
+
+    listings.models(json)
+
+
+@app.command()
+def distillers(json: JsonOption = False) -> None:
+    """List the distillation methods with their arguments; a reconstruction says so."""
+    from edgekd.commands import listings
+
+    listings.distillers(json)
+
+
+@artifacts_app.command("ls")
+def artifacts_ls(workspace: WorkspaceOption = WORKSPACE, json: JsonOption = False) -> None:
+    """List the artifacts of a workspace."""
+    from edgekd.commands import artifacts
+
+    artifacts.ls(workspace, json)
+
+
+@artifacts_app.command("show")
+def artifacts_show(
+    artifact: Annotated[str, typer.Argument(help="Id, unique prefix, tag, step of the current run, or `latest`.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    json: JsonOption = False,
+) -> None:
+    """Show one artifact: parameters, inputs, metrics, files."""
+    from edgekd.commands import artifacts
+
+    artifacts.show(workspace, artifact, json)
+
+
+@artifacts_app.command("verify")
+def artifacts_verify(
+    artifact: Annotated[str | None, typer.Argument(help="One artifact; default: all.")] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    json: JsonOption = False,
+) -> None:
+    """Recompute every hash; a changed byte is named (exit 6)."""
+    from edgekd.commands import artifacts
+
+    artifacts.verify(workspace, artifact, json)
+
+
+@artifacts_app.command("tag")
+def artifacts_tag(
+    name: Annotated[str, typer.Argument(help="The tag.")],
+    artifact: Annotated[str, typer.Argument(help="What it shall point at.")],
+    workspace: WorkspaceOption = WORKSPACE,
+) -> None:
+    """Point a tag at an artifact; it is then never cleaned up."""
+    from edgekd.commands import artifacts
+
+    artifacts.tag(workspace, name, artifact)
+
+
+@artifacts_app.command("gc")
+def artifacts_gc(
+    workspace: WorkspaceOption = WORKSPACE,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete. Without it: only say what would go, and how much.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Remove what no tag, no recipe's last run and no later artifact needs."""
+    from edgekd.commands import artifacts
+
+    artifacts.gc(workspace, yes, json)
+
+
+@app.command(epilog="Example: edgekd predict photo.png")
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
+    from_: FromOption = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 3,
+    workspace: WorkspaceOption = WORKSPACE,
+    json: JsonOption = False,
+) -> None:
+    """Classify images with an exported file."""
+    from edgekd.commands.predict import predict as work
+
+    work(images, from_, top, workspace, json)
+
+
+@app.command(name="eval", epilog="Example: edgekd eval student --min-top1 90")
+def evaluate(
+    artifact: Annotated[
+        str | None, typer.Argument(help="Artifact or step; default: the last step of the current run with predictions.")
+    ] = None,
+    min_top1: Annotated[float | None, typer.Option(help="Exit 3 below this top-1 in percent.")] = None,
+    against: Annotated[str | None, typer.Option(help="Compare with this artifact or step on the same images.")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Exit 3 when top-1 drops by more points than this against --against.")
+    ] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    json: JsonOption = False,
+) -> None:
+    """Top-1, per-class recall and paired difference of an artifact, from the answers stored in it."""
+    from edgekd.commands.evaluate import evaluate as work
+
+    work(artifact, min_top1, against, max_drop, workspace, json)
+
+
+@app.command()
+def report(workspace: WorkspaceOption = WORKSPACE, output: OutputOption = None, json: JsonOption = False) -> None:
+    """Write the report of the current run: one HTML file and the same facts as JSON."""
+    from edgekd.commands.report import report as work
+
+    work(workspace, output, json)
+
+
+@app.command()
+def doctor(workspace: WorkspaceOption = WORKSPACE, data_root: DataRootOption = None, json: JsonOption = False) -> None:
+    """Look at this machine: versions, CPU, compiler, data, workspace; what is missing and the line that mends it."""
+    from edgekd.commands.doctor import doctor as work
+
+    work(workspace, data_root or [], json)
+
+
+def main() -> None:
+    """Entry point: every expected failure becomes one screen and its exit code."""
+    try:
+        app()
+    except EdgekdError as error:
+        _say(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _say(error: EdgekdError) -> None:
+    typer.echo(f"error: {error}", err=True)
+    if "--json" in sys.argv:
+        fields = ("reason", "exit_code", "where", "found", "expected", "hint")
+        typer.echo(json.dumps({"schema_version": 1, "error": {name: getattr(error, name) for name in fields}}))
+
+
+if __name__ == "__main__":
+    main()

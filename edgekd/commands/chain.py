@@ -1,0 +1,200 @@
+"""`run train distill quantize export bench`: one chain, six goals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekd import recipe as recipes
+from edgekd.artifact import Artifact, Store
+from edgekd.commands import current, output
+from edgekd.commands.find_recipe import find_recipe
+from edgekd.console import Console
+from edgekd.errors import UsageError
+from edgekd.pipeline import Outcome, Settings, dry_run, run, steps_of
+from edgekd.plan import Step
+from edgekd.recipe import Recipe
+
+GOAL_STAGE = {"teacher": "train", "student": "distill", "quantized": "quantize", "export": "export", "bench": "bench"}
+NEXT = {
+    "train": "edgekd distill",
+    "distill": "edgekd quantize",
+    "quantize": "edgekd export",
+    "export": "edgekd bench",
+    "bench": "edgekd report",
+}
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """The command line of a chain command, as typed."""
+
+    command: str
+    recipe: str | None
+    workspace: Path
+    data_root: list[Path] | None
+    source: str | None
+    overrides: list[str] | None
+    dry_run: bool
+    force: bool
+    output: Path | None
+    threads: int | None
+    json: bool
+    targets: list[str] | None = None
+    device: str | None = None
+
+
+def chain(goal: str, options: ChainOptions) -> None:
+    """Bring the chain to a goal and print what became of it."""
+    console = Console()
+    recipe, recipe_dir = choose_recipe(options, console)
+    steps = steps_of(recipe, until=goal, targets=options.targets)
+    pins = _pins(options, steps, console)
+    settings = Settings(
+        workspace=options.workspace,
+        data_roots=data_roots(options.data_root),
+        recipe_dir=recipe_dir,
+        console=console,
+        threads=options.threads or len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        force=_forced(goal, options, steps),
+        pins=pins,
+    )
+    if options.dry_run:
+        from edgekd.commands.dry import print_plan
+
+        print_plan(dry_run(steps, settings), settings, options.json)
+        return
+    outcomes = run(recipe, steps, settings)
+    current.record(options.workspace, recipe, recipe_dir, outcomes)
+    copied = _copy_out(outcomes, goal, options.output)
+    _print(options, outcomes, copied)
+
+
+def choose_recipe(options: ChainOptions, console: Console) -> tuple[Recipe, Path | None]:
+    """The recipe to act on: `--recipe`, else the one of `--from`, else the current run's.
+
+    Raises:
+        UsageError: There is none.
+    """
+    overrides = list(options.overrides or [])
+    if options.device is not None:
+        overrides.append(f"bench.device={options.device}")
+    if options.recipe is not None:
+        path = find_recipe(options.recipe)
+        return recipes.load(path, overrides), path.parent
+    if options.source is not None:
+        artifact = current.resolve(options.workspace, options.source)
+        console.log(f"recipe of {artifact.id} (chosen with --from)")
+        return recipes.from_dict(artifact.manifest["recipe"], f"recipe of {artifact.id}", overrides), None
+    found = current.require(options.workspace, "--recipe FILE, or a run to go on from")
+    console.log(f"recipe {found.name} (the current run of {options.workspace})")
+    folder = Path(found.recipe_dir) if found.recipe_dir else None
+    return recipes.from_dict(found.recipe, f"recipe {found.name}", overrides), folder
+
+
+def data_roots(given: list[Path] | None) -> tuple[Path, ...]:
+    """`--data-root`, then the folders of EDGEKD_DATA."""
+    environment = [Path(part) for part in os.environ.get("EDGEKD_DATA", "").split(os.pathsep) if part]
+    return tuple(dict.fromkeys([*(given or []), *environment]))
+
+
+def _pins(options: ChainOptions, steps: list[Step], console: Console) -> Mapping[str, Artifact]:
+    """The artifact of `--from` and everything that it was made from."""
+    if options.source is None:
+        return {}
+    store = Store(options.workspace)
+    start = current.resolve(options.workspace, options.source)
+    names = {step.name for step in steps}
+    if start.step not in names:
+        raise UsageError(f"--from {options.source}", f"is a {start.step}", "a step of this chain: " + ", ".join(names))
+    pins = {start.step: start}
+    waiting = [start]
+    while waiting:
+        for name in waiting.pop().inputs.values():
+            artifact = store.resolve(name)
+            if artifact.step not in pins:
+                pins[artifact.step] = artifact
+                waiting.append(artifact)
+    console.log(f"starting from {start.id}")
+    return pins
+
+
+def _forced(goal: str, options: ChainOptions, steps: list[Step]) -> frozenset[str]:
+    stage = GOAL_STAGE[goal]
+    own = frozenset(step.name for step in steps if step.stage == stage)
+    if options.command == "bench":
+        return own  # a benchmark is asked for to be measured, not to be remembered
+    if not options.force:
+        return frozenset()
+    return frozenset({"*"}) if options.command == "run" else own
+
+
+def _copy_out(outcomes: list[Outcome], goal: str, folder: Path | None) -> list[str]:
+    """`--output`: copies of the goal's artifacts, one folder each, named by target."""
+    if folder is None:
+        return []
+    copied = []
+    for outcome in outcomes:
+        if outcome.step.stage == GOAL_STAGE[goal] and outcome.artifact is not None:
+            place = folder / outcome.step.name.replace("/", "-")
+            shutil.copytree(outcome.artifact.path, place, dirs_exist_ok=True)
+            copied.append(str(place))
+    return copied
+
+
+def _print(options: ChainOptions, outcomes: list[Outcome], copied: list[str]) -> None:
+    from edgekd.commands.report import write_report
+
+    page = write_report(options.workspace, None) if options.command in ("run", "bench") else None
+    following = f"open {page.html}" if page is not None else NEXT[options.command]
+    if options.command == "run":
+        following = "edgekd predict IMAGE   (or: edgekd artifacts ls, edgekd recipes cp quickstart my.yaml)"
+    if options.json:
+        steps = [
+            {
+                "step": o.step.name,
+                "state": o.state,
+                "why": o.why,
+                "artifact": o.artifact.id,
+                "seconds": round(o.seconds, 3),
+                "metrics": dict(o.artifact.metrics),
+            }
+            for o in outcomes
+            if o.artifact is not None
+        ]
+        output.print_json(
+            {
+                "command": options.command,
+                "steps": steps,
+                "copied": copied,
+                "report": str(page.html) if page else None,
+                "next": following,
+            }
+        )
+        return
+    if page is not None:
+        page.print_table()
+        output.say(f"report: {page.html}")
+    else:
+        rows = [
+            (o.step.name, o.state, o.artifact.path.name, _top1(o.artifact)) for o in outcomes if o.artifact is not None
+        ]
+        output.print_table(("step", "", "artifact", "top-1 (95 % interval)"), rows)
+    for place in copied:
+        output.say(f"copied: {place}")
+    output.next_command(following)
+
+
+def _top1(artifact: Artifact) -> str:
+    metrics = artifact.metrics
+    if "top1_percent" not in metrics:
+        return ""
+    return (
+        f"{metrics['top1_percent']:.2f} % ({metrics['top1_low_percent']:.2f} to {metrics['top1_high_percent']:.2f}, "
+        f"n={metrics['n_test']})"
+    )

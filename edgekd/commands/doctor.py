@@ -1,0 +1,144 @@
+"""`edgekd doctor`: this machine as edgekd sees it, and the line that mends what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from edgekd import manifest
+from edgekd.commands import output
+from edgekd.commands.chain import data_roots
+from edgekd.errors import MissingTool
+from edgekd.fit.resolve import resolve
+from edgekd.recipe import Fit
+
+CORE = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxruntime",
+    "onnxsim",
+    "onnxscript",
+    "pyarrow",
+    "scikit-learn",
+    "safetensors",
+)
+LOW_DISK = 2 * 1024**3  # bytes; one CIFAR-10 workspace with a few runs takes about 0.5 GiB
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, what was found, and how to mend it."""
+
+    what: str
+    state: Literal["ok", "warn", "missing"]
+    found: str
+    fix: str = ""
+
+
+def doctor(workspace: Path, roots: list[Path], json: bool) -> None:
+    """Print the findings.
+
+    Raises:
+        MissingTool: Something that the chain cannot do without is missing.
+    """
+    findings = [*_packages(), *_processor(), *_training(), *_data(data_roots(roots)), _workspace(workspace)]
+    missing = [f for f in findings if f.state == "missing"]
+    if json:
+        output.print_json({"usable": not missing, "findings": [vars(f) for f in findings]})
+    else:
+        output.print_table(("what", "", "found", "to mend"), [(f.what, f.state, f.found, f.fix) for f in findings])
+    if missing:
+        raise MissingTool("doctor", ", ".join(f.what for f in missing), "all of them", missing[0].fix)
+    if not json:
+        output.next_command("edgekd run --recipe quickstart")
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("python", "ok", platform.python_version())
+    for name in CORE:
+        try:
+            yield Finding(name, "ok", metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Finding(name, "missing", "not installed", f"pip install {name}")
+
+
+def _processor() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Finding("processor", "ok", f"{manifest.processor()}, {cores} cores usable")
+    info = Path("/proc/cpuinfo")
+    if info.exists() and platform.machine() in ("x86_64", "AMD64"):
+        flags = info.read_text(encoding="utf-8", errors="replace")
+        if "avx512_vnni" in flags or "avx_vnni" in flags:
+            yield Finding("int8 instructions", "ok", "VNNI")
+        else:
+            yield Finding(
+                "int8 instructions",
+                "warn",
+                "no VNNI: u8s8 sums may saturate, int8 may be slower",
+                "compare int8 with fp32 on this machine: edgekd bench",
+            )
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if governor.exists():
+        mode = governor.read_text(encoding="ascii").strip()
+        state: Literal["ok", "warn"] = "ok" if mode == "performance" else "warn"
+        yield Finding(
+            "clock governor", state, mode, "" if state == "ok" else "sudo cpupower frequency-set -g performance"
+        )
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    busy = load > 0.5 * cores
+    yield Finding(
+        "load",
+        "warn" if busy else "ok",
+        f"{load:.2f} (1 minute)",
+        "wait for other work before measuring" if busy else "",
+    )
+
+
+def _training() -> Iterator[Finding]:
+    resolved = resolve(Fit())  # type: ignore[call-arg]
+    yield Finding("training device", "ok", f"{resolved.device}, {resolved.precision}")
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is not None:
+        yield Finding("C++ compiler", "ok", compiler)
+    else:
+        yield Finding(
+            "C++ compiler", "warn", "none: training runs uncompiled, about half as fast", "apt-get install g++"
+        )
+
+
+def _data(roots: tuple[Path, ...]) -> Iterator[Finding]:
+    if not roots:
+        yield Finding(
+            "data roots", "warn", "none: only the embedded digits", "export EDGEKD_DATA=FOLDER, or --data-root FOLDER"
+        )
+    for root in roots:
+        there = root.is_dir()
+        yield Finding(
+            f"data root {root}",
+            "ok" if there else "warn",
+            "found" if there else "no such folder",
+            "" if there else "mend EDGEKD_DATA",
+        )
+
+
+def _workspace(workspace: Path) -> Finding:
+    place = workspace.resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if not os.access(place, os.W_OK) or not place.is_dir():
+        return Finding("workspace", "missing", f"{workspace} cannot be written", "choose another with --workspace")
+    state: Literal["ok", "warn"] = "ok" if free > LOW_DISK else "warn"
+    return Finding(
+        "workspace",
+        state,
+        f"{workspace}, {output.size(free)} free",
+        "" if state == "ok" else "edgekd artifacts gc --yes",
+    )

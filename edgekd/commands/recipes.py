@@ -1,0 +1,122 @@
+"""`edgekd recipes ls|show|validate|schema|cp`."""
+
+from __future__ import annotations
+
+import importlib
+import json as jsonlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+from edgekd import recipe as recipe_module
+from edgekd import registry
+from edgekd.commands import output
+from edgekd.commands.chain import data_roots
+from edgekd.commands.find_recipe import find_recipe, shipped_recipes
+from edgekd.console import Console
+from edgekd.errors import UsageError
+from edgekd.pipeline import Settings, fit_of, prepare, steps_of
+from edgekd.plan import TeacherParams
+from edgekd.recipe import Recipe
+from edgekd.stages.base import RunContext
+
+PLUGIN_SECTIONS = {"Data": "data", "Distill": "distillers", "Quantize": "quantizers"}
+
+
+def ls(json: bool) -> None:
+    """The shipped recipes with the first line of each."""
+    rows = [(name, _summary(path)) for name, path in shipped_recipes().items()]
+    if json:
+        output.print_json({"recipes": [{"name": name, "summary": summary} for name, summary in rows]})
+        return
+    output.print_table(("recipe", "what it does"), rows)
+    output.next_command("edgekd recipes show quickstart")
+
+
+def show(name: str, overrides: list[str], json: bool) -> None:
+    """A recipe with every default filled in."""
+    recipe = recipe_module.load(find_recipe(name), overrides)
+    steps_of(recipe)
+    values = recipe.model_dump(mode="json", exclude_none=True)
+    if json:
+        output.print_json({"recipe": values})
+    else:
+        output.say(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip())
+        output.next_command(f"edgekd run --recipe {name} --dry-run")
+
+
+def validate(name: str, overrides: list[str], deep: bool, roots: list[Path], json: bool) -> None:
+    """Everything about a recipe that can be known without running it; `deep` builds networks and taps."""
+    path = find_recipe(name)
+    recipe = recipe_module.load(path, overrides)
+    steps = steps_of(recipe)
+    if deep:
+        _deep(recipe, path, roots)
+    if json:
+        output.print_json({"recipe": recipe.name, "valid": True, "deep": deep, "steps": [step.name for step in steps]})
+        return
+    output.say(
+        f"{path}: valid{' (networks, taps and data too)' if deep else ''}; steps: {', '.join(s.name for s in steps)}"
+    )
+    output.next_command(f"edgekd run --recipe {name} --dry-run")
+
+
+def schema() -> None:
+    """JSON Schema of a recipe, with the arguments of every plugin beside its section."""
+    document = Recipe.model_json_schema()
+    for title, group in PLUGIN_SECTIONS.items():
+        section = document["$defs"][title]
+        plugins = registry.plugins(group)
+        section["properties"]["use"]["enum"] = sorted(plugins)
+        section["additionalProperties"] = False
+        for plugin in plugins.values():
+            for argument, entry in registry.schema(plugin).get("properties", {}).items():
+                _merge(section["properties"], argument, {**entry, "description": f"argument of {plugin.name}"})
+    typer.echo(jsonlib.dumps(document, indent=1))
+
+
+def cp(name: str, to: Path) -> None:
+    """Copy a recipe; an existing file is never overwritten."""
+    source = find_recipe(name)
+    if to.exists():
+        raise UsageError(str(to), "exists already", "a new file", f"edgekd recipes cp {name} my_recipe.yaml")
+    to.write_bytes(source.read_bytes())
+    output.say(f"copied {source.name} to {to}")
+    output.next_command(f"edgekd run --recipe {to} --dry-run")
+
+
+def _merge(properties: dict[str, Any], name: str, entry: dict[str, Any]) -> None:
+    """Two plugins may use one argument name with different types: either is then allowed."""
+    old = properties.get(name)
+    if old is None or "description" not in old or not old["description"].startswith("argument of"):
+        properties.setdefault(name, entry)
+    elif {k: v for k, v in old.items() if k != "description"} != {k: v for k, v in entry.items() if k != "description"}:
+        properties[name] = {
+            "anyOf": [old, entry],
+            "description": f"argument of {old['description'][12:]}, {entry['description'][12:]}",
+        }
+
+
+def _deep(recipe: Recipe, path: Path, roots: list[Path]) -> None:
+    settings = Settings(Path(), data_roots(roots), path.parent, Console(quiet=True), os.cpu_count() or 1)
+    steps = [prepare(step, settings) for step in steps_of(recipe)]
+    teacher = next((s.params.model for s in steps if isinstance(s.params, TeacherParams)), None)
+    for step in steps:
+        context = RunContext(settings.data_roots, settings.recipe_dir, Path(), settings.console, teacher_model=teacher)
+        if fit_of(step.params) is not None:
+            from edgekd.fit.resolve import resolve
+
+            resolved = resolve(fit_of(step.params))  # type: ignore[arg-type]
+            context = replace(context, device=resolved.device, precision=resolved.precision)
+        importlib.import_module(f"edgekd.stages.{step.stage}").check(step.params, context)
+
+
+def _summary(path: Path) -> str:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            return line.lstrip("# ").rstrip()
+    return ""

@@ -1,0 +1,33 @@
+"""Where a named checkpoint file lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgekd.errors import RecipeError
+
+
+def find_checkpoint(
+    name: str, recipe_dir: Path | None, roots: Sequence[Path], where: str = "teacher.checkpoint"
+) -> Path:
+    """The first of: as given, beside the recipe, `<root>/<file>`, `<root>/pretrained/<file>`.
+
+    Raises:
+        RecipeError: It is nowhere; every place looked in is listed.
+    """
+    path = Path(name).expanduser()
+    places = [path]
+    if not path.is_absolute():
+        places += [recipe_dir / path] if recipe_dir is not None else []
+        places += [place for root in roots for place in (root / path, root / "pretrained" / path)]
+    for place in places:
+        if place.is_file():
+            return place
+    listed = "".join(f"\n    {place}" for place in places)
+    raise RecipeError(
+        where,
+        f"checkpoint {name!r} not found; looked for:{listed}",
+        "one of these files",
+        "set EDGEKD_DATA or --data-root",
+    )

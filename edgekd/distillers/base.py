@@ -1,0 +1,101 @@
+"""What every distiller is, and the two losses that most of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgekd.errors import RecipeError
+from edgekd.fit.protocol import Context, Progress
+from edgekd.taps import Outputs, Wanted
+
+__all__ = ["Context", "Distiller", "Outputs", "Progress", "Wanted", "cross_entropy", "kl", "teacher_of"]
+
+
+class Distiller(nn.Module, ABC):
+    """A distillation method: losses from the outputs of student and teacher. It never runs a network.
+
+    Attributes:
+        VERSION: Raised when the same inputs give another result.
+        needs_teacher: False: the teacher's step is skipped.
+        views: 2: a weak and a strong view of each image.
+        reconstruction: True: an edgekd reconstruction of a method whose full text is not available.
+    """
+
+    VERSION: int = 1
+    needs_teacher: bool = True
+    views: int = 1
+    reconstruction: bool = False
+
+    def wanted(self, student: Sequence[str], teacher: Sequence[str]) -> tuple[Wanted, Wanted]:
+        """The taps to read of student and of teacher, out of the names that each offers.
+
+        Raises:
+            RecipeError: The networks lack the taps that the method needs, or its arguments do not fit them.
+        """
+        return (), ()
+
+    def setup(self, context: Context) -> None:
+        """Make the method's own modules for these networks, from `context.generator` alone."""
+        return
+
+    @abstractmethod
+    def forward(
+        self, student: Outputs, teacher: Outputs | None, target: Tensor, progress: Progress
+    ) -> dict[str, Tensor]:
+        """The weighted scalar terms whose sum is minimised: `ce`, `kd` and the method's own.
+
+        Args:
+            student: With gradients.
+            teacher: Without; None when `needs_teacher` is False.
+            target: [B] int64 labels, or [B, classes] probabilities (label smoothing).
+            progress: Where the run stands.
+        """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the student's optimizer; a group may carry its own `lr` and `weight_decay`."""
+        parameters = list(self.parameters())
+        return [{"params": parameters}] if parameters else []
+
+    def after_backward(self, progress: Progress) -> None:
+        """Step a second optimizer, if the method has one."""
+        return
+
+    def deploy(self, student: nn.Module) -> nn.Module:
+        """The network to validate, count and export."""
+        return student
+
+    def diagnostics(self) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+        """What the method can show of the steps since the last call."""
+        return {}
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy in float32 of logits [B, K] against labels [B] or probabilities [B, K]."""
+    return F.cross_entropy(logits.float(), target)
+
+
+def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """`T^2 / B * sum_b sum_k p_t log(p_t / p_s)` with p = softmax(z / T), in float32; logits [B, K], T > 0.
+
+    Source: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015, section 2.
+    """
+    log_s = F.log_softmax(student.float() / temperature, dim=1)
+    log_t = F.log_softmax(teacher.detach().float() / temperature, dim=1)
+    return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True) * temperature**2
+
+
+def teacher_of(teacher: Outputs | None) -> Outputs:
+    """The teacher's outputs.
+
+    Raises:
+        RecipeError: There is no teacher and the method needs one.
+    """
+    if teacher is None:
+        raise RecipeError("teacher", "there is none", "a teacher for this method", "add a teacher, or use: ce")
+    return teacher

@@ -1,0 +1,1 @@
+"""The training loop and its parts. No method is named in it."""

@@ -1,0 +1,76 @@
+"""Whether a fit is compiled, and how."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch._inductor import cpp_builder
+from torch._inductor.exc import InvalidCxxCompiler
+from torch.utils._triton import has_triton
+
+from edgekd.errors import MissingTool
+from edgekd.recipe import Fit
+
+WORTH_IMAGES = 200_000  # images x epochs from which the ~40 s that compiling costs on 2 cores are won back
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Compile or not, and why, in words for the log."""
+
+    on: bool
+    reason: str
+
+
+def decide(fit: Fit, images: int, device: str, *, allowed: bool = True) -> Decision:
+    """What `fit.compile` means for a training set of that many images.
+
+    Raises:
+        MissingTool: `compile: true` and there is no compiler for the device.
+    """
+    if not allowed:
+        return Decision(False, "eager: compiling is off in this run")
+    if fit.compile is False:
+        return Decision(False, "eager: fit.compile is false")
+    missing = _missing_tool(device)
+    if fit.compile is True:
+        if missing:
+            raise MissingTool("fit.compile", f"true, and there is no {missing}", hint="--set student.fit.compile=false")
+        return Decision(True, "compiled: fit.compile is true")
+    if missing:
+        return Decision(False, f"eager: no {missing}")
+    seen = images * fit.epochs
+    if seen < WORTH_IMAGES:
+        return Decision(False, f"eager: {seen:,} images to see, compiling pays from {WORTH_IMAGES:,}")
+    return Decision(True, f"compiled: {seen:,} images to see")
+
+
+def compiled_student(network: nn.Module) -> Callable[..., Any]:
+    """A trained network for one batch shape: dynamic shapes would cost speed at every step."""
+    return torch.compile(network, dynamic=False)
+
+
+def compiled_teacher(network: nn.Module) -> Callable[..., Any]:
+    """An inference-only network for one batch shape with its weights frozen into the code; call it under no_grad."""
+    return torch.compile(network, dynamic=False, options={"freezing": True})
+
+
+def _missing_tool(device: str) -> str:
+    """The tool that torch.compile lacks for a device; empty when it has all."""
+    if device == "cuda":
+        return "" if has_triton() else "Triton"
+    if device != "cpu":
+        return f"compiler for {device}"
+    try:
+        cpp_builder.get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "C++ compiler"
+    return (
+        "" if (Path(sysconfig.get_path("include")) / "Python.h").is_file() else "Python.h (Python's development files)"
+    )

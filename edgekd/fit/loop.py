@@ -1,0 +1,307 @@
+"""THE training loop: teachers (under the distiller that uses labels alone) and students go through it. No method is named in it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgekd.console import Console, Task
+from edgekd.fit import checkpoint, compiling, optimizer, schedule, seeding
+from edgekd.fit.batches import Batch, TrainingData, batches, count
+from edgekd.fit.ema import Average
+from edgekd.fit.meter import Meter
+from edgekd.fit.protocol import Context, Progress, Teaching
+from edgekd.fit.state import Diagnostics, State, pack, unpack
+from edgekd.models.fold import fold_batchnorm
+from edgekd.recipe import Fit
+from edgekd.taps import Outputs, Tapped, TapPoint, Wanted, tapped
+
+EXAMPLES = 2  # images shown in `setup`
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Side:
+    """A network, what is read from it, and how its input is normalised (per channel, of images in [0, 1])."""
+
+    network: nn.Module
+    points: Mapping[str, TapPoint]
+    wanted: Wanted
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a fit runs.
+
+    Attributes:
+        where: The step, for errors and progress.
+        fit: The recipe's section.
+        seed: The recipe's seed.
+        classes: Number of classes.
+        device: Resolved device.
+        precision: Resolved precision.
+        compile: Compile for the full batch size.
+        threads: CPU threads, >= 1.
+        resume: Folder of the checkpoints.
+    """
+
+    where: str
+    fit: Fit
+    seed: int
+    classes: int
+    device: str
+    precision: str
+    compile: bool
+    threads: int
+    resume: Path
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit made.
+
+    Attributes:
+        network: The deployable network (averaged weights if asked for), in eval mode, on the CPU.
+        history: One row an epoch: epoch (from 1), lr, loss, each loss term by name, train_seconds, images_per_second.
+        diagnostics: What the method says of itself, one an epoch; empty when it says nothing.
+        seconds: Training time of all epochs, earlier attempts included, validation excluded.
+        images_per_second: Over all epochs, the first step of each attempt left out (it compiles).
+        compiled: Whether full batches ran compiled.
+    """
+
+    network: nn.Module
+    history: list[dict[str, Any]]
+    diagnostics: list[Diagnostics]
+    seconds: float
+    images_per_second: float
+    compiled: bool
+
+    def metrics(self, compile_reason: str) -> dict[str, Any]:
+        """The figures of the fit that its artifact's manifest carries."""
+        return {
+            "epochs": len(self.history),
+            "train_seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+            "compiled": self.compiled,
+            "compile_reason": compile_reason,
+        }
+
+
+Validate = Callable[[nn.Module], Mapping[str, float]]
+
+
+def fit(
+    student: Side,
+    teacher: Side | None,
+    distiller: Teaching,
+    data: TrainingData,
+    settings: Settings,
+    console: Console,
+    validate: Validate | None = None,
+) -> FitResult:
+    """Train the student; go on from the newest checkpoint in `settings.resume` when there is one.
+
+    Args:
+        student: Trained in place.
+        teacher: Never changed; None when the distiller needs none.
+        distiller: Gives the loss.
+        data: Training images.
+        settings: Everything else.
+        console: Progress.
+        validate: Called after each epoch with the deployable network; what it gives goes into the history row.
+
+    Raises:
+        StageFailed: A loss is NaN or infinite, or a checkpoint cannot be written.
+        IntegrityError: There are checkpoints and none can be used.
+    """
+    with _own_torch(settings), ExitStack() as stack:
+        run = _Run(student, teacher, distiller, data, settings, stack)
+        saved = checkpoint.load(settings.resume, console)
+        if saved is not None:
+            unpack(run.state, *saved, str(settings.resume))
+            console.log(f"{settings.where}: going on after epoch {run.state.epoch} of {settings.fit.epochs}")
+        with console.task(settings.where, len(data.labels) * (settings.fit.epochs - run.state.epoch), "img") as task:
+            while run.state.epoch < settings.fit.epochs:
+                row = run.epoch(task)
+                shown = dict(distiller.diagnostics())
+                row |= validate(run.deployed()) if validate else {}
+                run.state.history.append(row)
+                run.state.diagnostics.extend([shown] if shown else [])
+                checkpoint.save(settings.resume, run.state.epoch, *pack(run.state))
+        return run.result()
+
+
+class _Run:
+    """The moving parts of one fit."""
+
+    def __init__(
+        self,
+        student: Side,
+        teacher: Side | None,
+        distiller: Teaching,
+        data: TrainingData,
+        settings: Settings,
+        stack: ExitStack,
+    ) -> None:
+        self.data, self.settings, self.distiller = data, settings, distiller
+        self.steps = count(len(data.labels), settings.fit.batch_size)
+        self.network = _placed(student.network, settings.device)
+        self.shown = copy.deepcopy(self.network)  # taps hang on the trained one; this one is validated and given back
+        self.student = stack.enter_context(_tapped(student, self.network))
+        self.teacher: nn.Module | None = None
+        original = None
+        if teacher is not None:
+            original = teacher.network.to(settings.device).eval().requires_grad_(False)
+            folded = _placed(fold_batchnorm(original), settings.device)
+            self.teacher = stack.enter_context(_tapped(teacher, folded)).eval()
+        random = seeding.generator(settings.seed, "method")
+        self._set_up(original, random)
+        self.state = self._fresh_state(random)
+        self.fast_student: Callable[..., Any] = self.student
+        self.fast_teacher: Callable[..., Any] | None = self.teacher
+        if settings.compile:
+            self.fast_student = compiling.compiled_student(self.student)
+            self.fast_teacher = None if self.teacher is None else compiling.compiled_teacher(self.teacher)
+        self.warm = False
+
+    def _set_up(self, teacher: nn.Module | None, random: torch.Generator) -> None:
+        images = self.data.images[:EXAMPLES].to(self.settings.device).permute(0, 3, 1, 2).float() / 255
+        self.student.eval()
+        with torch.no_grad():
+            shown = Outputs(*self.student(images))
+            seen = None if self.teacher is None else Outputs(*self.teacher(images))
+        self.student.train()
+        context = Context(self.network, teacher, shown, seen, self.data.labels, self.settings.classes, random)
+        self.distiller.setup(context)
+        if isinstance(self.distiller, nn.Module):
+            self.distiller.to(self.settings.device).train()
+
+    def _fresh_state(self, random: torch.Generator) -> State:
+        fit = self.settings.fit
+        return State(
+            self.network,
+            self.distiller if isinstance(self.distiller, nn.Module) else None,
+            optimizer.build(fit, self.network, self.distiller, self.settings.device),
+            random,
+            torch.amp.GradScaler(self.settings.device, enabled=self.settings.precision == "fp16"),
+            Average(self.network, fit.ema) if fit.ema else None,
+        )
+
+    def epoch(self, task: Task) -> dict[str, Any]:
+        """Train one epoch; gives its history row."""
+        settings, done, size = self.settings, self.state.epoch, self.settings.fit.batch_size
+        meter = Meter(settings.where, done + 1, settings.device)
+        torch.manual_seed(seeding.derive(settings.seed, "network", done))  # dropout inside networks
+        rate, timed = 0.0, 0
+        start = since = time.perf_counter()
+        for step, batch in enumerate(batches(self.data, size, settings.seed, done, settings.device)):
+            rate = optimizer.set_rate(self.state.optimizer, schedule.factor(settings.fit, done + 1, step, self.steps))
+            meter.add(self.step(batch, done * self.steps + step), len(batch.labels))
+            task.advance(len(batch.labels), epoch=f"{done + 1}/{settings.fit.epochs}", **meter.means(), **self._val())
+            timed += len(batch.labels)
+            if not self.warm and self.steps > 1:  # the first step compiles
+                self.warm, since, timed = True, time.perf_counter(), 0
+        meter.read()
+        end = time.perf_counter()
+        figures = {"train_seconds": end - start, "images_per_second": timed / (end - since)}
+        return {"epoch": done + 1, "lr": rate, **meter.means(), **figures}
+
+    def step(self, batch: Batch, number: int) -> Mapping[str, Tensor]:
+        """One optimizer step; gives the loss terms."""
+        fit, state = self.settings.fit, self.state
+        progress = Progress(number // self.steps, number, number / (self.steps * fit.epochs), state.random)
+        student, teacher = self._forward(batch)
+        terms = self.distiller(
+            student, teacher, _smoothed(batch.labels, fit.label_smoothing, self.settings.classes), progress
+        )
+        state.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(state.scaler.scale(torch.stack(list(terms.values())).sum()))
+        self.distiller.after_backward(progress)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if state.average is not None:
+            state.average.update(self.network)
+        return terms
+
+    def _forward(self, batch: Batch) -> tuple[Outputs, Outputs | None]:
+        # A trailing smaller batch runs eager: compiling a second shape costs more than it saves.
+        whole = len(batch.labels) == self.settings.fit.batch_size
+        student, teacher = (self.fast_student, self.fast_teacher) if whole else (self.student, self.teacher)
+        seen = None
+        with _autocast(self.settings):
+            if teacher is not None:
+                with torch.no_grad():
+                    seen = _outputs(teacher(batch.images), batch.index)
+            return _outputs(student(batch.images), batch.index), seen
+
+    def deployed(self) -> nn.Module:
+        """The network that would be shipped now, in eval mode, without taps."""
+        state = self.network.state_dict() if self.state.average is None else self.state.average.state
+        self.shown.load_state_dict(state)
+        return self.distiller.deploy(self.shown).eval()
+
+    def result(self) -> FitResult:
+        """What the finished fit gives."""
+        history = self.state.history
+        seconds = sum(row["train_seconds"] for row in history)
+        speed = len(history) / sum(1 / row["images_per_second"] for row in history)
+        network = self.deployed().to("cpu")
+        return FitResult(network, history, self.state.diagnostics, seconds, speed, self.settings.compile)
+
+    def _val(self) -> dict[str, float]:
+        last = self.state.history[-1] if self.state.history else {}
+        return {name: value for name, value in last.items() if name.startswith("val_")}
+
+
+def _placed(network: nn.Module, device: str) -> nn.Module:
+    network.to(device)
+    network.to(memory_format=torch.channels_last)
+    return network
+
+
+def _tapped(side: Side, network: nn.Module) -> AbstractContextManager[Tapped]:
+    return tapped(network, side.points, side.wanted, side.mean, side.std)
+
+
+def _outputs(given: tuple[Tensor, dict[str, Tensor]], index: Tensor) -> Outputs:
+    """In float32: distances and softmaxes of a method underflow in half precision."""
+    logits, taps = given
+    return Outputs(logits.float(), {key: tap.float() for key, tap in taps.items()}, index)
+
+
+def _smoothed(labels: Tensor, amount: float, classes: int) -> Tensor:
+    """Labels [B] as they are, or as probabilities [B, classes] when smoothed (Szegedy et al. 2016, section 7)."""
+    if not amount:
+        return labels
+    return F.one_hot(labels, classes).float() * (1 - amount) + amount / classes
+
+
+def _autocast(settings: Settings) -> torch.autocast:
+    dtype = DTYPES.get(settings.precision)
+    return torch.autocast(settings.device, dtype=dtype, enabled=dtype is not None)
+
+
+@contextmanager
+def _own_torch(settings: Settings) -> Iterator[None]:
+    """Thread count and global generator for this fit alone; compiled code is dropped after it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        if settings.compile:
+            torch._dynamo.reset()

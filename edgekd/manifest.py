@@ -1,0 +1,118 @@
+"""The facts of a manifest beside ids and hashes, and what differs between two."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edgekd import __version__
+from edgekd.artifact import Artifact, canonical
+from edgekd.recipe import Recipe
+
+PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxsim", "onnxscript", "numpy", "pyarrow", "pillow")
+
+
+def facts(
+    recipe: Recipe,
+    material: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
+    metrics: Mapping[str, Any],
+    seconds: float,
+    threads: int,
+) -> dict[str, Any]:
+    """Everything that a manifest says beside step, key, digest and files."""
+    return {
+        **material,
+        "inputs": {role: {"id": a.id, "step": a.step, "key": a.key, "digest": a.digest} for role, a in inputs.items()},
+        "metrics": dict(metrics),
+        "test_touches": 1 if "n_test" in metrics else 0,
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "threads": threads,
+        "duration_s": round(seconds, 3),
+        "sealed_at": datetime.now(UTC).isoformat(),
+        "versions": versions(),
+        "source": source(),
+        "host": {
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "processor": processor(),
+            "name": platform.node(),
+        },
+    }
+
+
+def difference(before: Mapping[str, Any], material: Mapping[str, Any]) -> str:
+    """The first three things in which new key material differs from an older manifest, in words."""
+    old = dict(_flat({k: before.get(k) for k in ("version", "params", "plugin", "environment")}))
+    old |= {f"inputs.{role}": entry["digest"][:8] for role, entry in before["inputs"].items()}
+    new = dict(_flat({k: material.get(k) for k in ("version", "params", "plugin", "environment")}))
+    new |= {f"inputs.{role}": digest[:8] for role, digest in material["inputs"].items()}
+    changed = [
+        f"{name.removeprefix('params.')}: {_show(old, name)} -> {_show(new, name)}"
+        for name in sorted({*old, *new})
+        if old.get(name, ...) != new.get(name, ...)
+    ]
+    if not changed:
+        return "not there any more"
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return ", ".join(changed[:3]) + more
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python, edgekd and the packages that results hang on, without importing them."""
+    found = {"python": platform.python_version(), "edgekd": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+@cache
+def source() -> dict[str, str]:
+    """SHA-256 over edgekd's own source files, and the git commit when they lie in a checkout."""
+    package = Path(__file__).resolve().parent
+    files = {
+        p.relative_to(package).as_posix(): sha256(p.read_bytes()).hexdigest() for p in sorted(package.rglob("*.py"))
+    }
+    found = {"sha256": sha256(canonical(files)).hexdigest()}
+    if (package.parent / ".git").exists():
+        commit = subprocess.run(
+            ["git", "-C", str(package.parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+        if commit.returncode == 0:
+            found["commit"] = commit.stdout.strip()
+    return found
+
+
+@cache
+def processor() -> str:
+    """Name of the CPU."""
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _show(values: Mapping[str, Any], name: str) -> str:
+    return str(values[name]) if name in values else "absent"

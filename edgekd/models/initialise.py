@@ -1,0 +1,37 @@
+"""Initial weights of the convolutional families, drawn from one generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+def initialised(
+    make: Callable[[], nn.Module], generator: torch.Generator | None, *, zero_bias: bool = False
+) -> nn.Module:
+    """The network that `make` builds, its weights drawn anew: convolutions Kaiming normal (fan-out, ReLU gain),
+    BatchNorm 1 and 0, linear layers as torch does.
+
+    Args:
+        make: Builds the network; torch's own draws in it leave the global generator untouched.
+        generator: Draws the weights; None: the global one.
+        zero_bias: Set linear biases to 0 instead of drawing them (the WRN family).
+
+    Source: Tian et al., RepDistiller, and Zhao et al., mdistiller: `models/cifar`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = make()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
+            bound = 0.0 if zero_bias else 1 / math.sqrt(module.in_features)
+            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+    return network

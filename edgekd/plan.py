@@ -1,0 +1,313 @@
+"""recipe -> steps; each stage's parameters as a frozen model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from edgekd import profiles, registry
+from edgekd.errors import RecipeError, nearest
+from edgekd.recipe import Fit, Recipe
+
+GOALS = ("data", "teacher", "student", "graph", "quantized", "export", "bench")
+
+
+class Params(BaseModel):
+    """Base of every stage's parameters: frozen, no unknown key; what is in it is in the step's key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Roles(Params):
+    """How the source splits become train, val and test: val images held out of train, train subset size (None = all)."""
+
+    val: int = 0
+    train: int | None = None
+    seed: int = 0
+
+
+class DataParams(Params):
+    """Stage `data`: which source, decoded how. `sources` is the digest of the source files' bytes."""
+
+    use: str
+    args: dict[str, Any] = {}
+    size: int | None = None
+    resize: str | None = None
+    duplicates: Literal["error", "drop_train"] = "error"
+    layout: str = ""
+    sources: str = ""
+
+
+class TeacherParams(Params):
+    """Stage `train`: a network fitted with labels alone, or an imported checkpoint."""
+
+    model: str
+    fit: Fit | None = None
+    checkpoint: str | None = None  # file name, for people
+    checkpoint_sha256: str | None = None
+    normalize: str = "dataset"
+    expect_top1: float | None = None
+    trained_on: Literal["train", "train+val"] = "train"
+    augment: tuple[str, ...] | None = None  # None: the data set's own
+    roles: Roles
+    seed: int
+
+
+class DistillParams(Params):
+    """Which method, its constructor's arguments, and tap overrides."""
+
+    use: str
+    args: dict[str, Any] = {}
+
+
+class StudentParams(Params):
+    """Stage `distill`: the student fitted under a distiller."""
+
+    model: str
+    fit: Fit
+    distill: DistillParams
+    normalize: str = "dataset"
+    augment: tuple[str, ...] | None = None
+    roles: Roles
+    seed: int
+
+
+class GraphParams(Params):
+    """Stage `graph`: student -> canonical fp32 ONNX, dynamic batch, parity-checked."""
+
+    opset: int = 18
+    simplify: Literal["onnxsim", "none"] = "onnxsim"
+    golden: int = 16
+    roles: Roles
+
+
+class QuantizeParams(Params):
+    """Stage `quantize`: canonical graph -> one scheme."""
+
+    scheme: str
+    use: str = "ptq"
+    args: dict[str, Any] = {}  # the plugin's own arguments: calibrate, ...
+    images: int = 512
+    roles: Roles
+    seed: int
+
+
+class ExportParams(Params):
+    """Stage `export`: a graph of one scheme -> the files of one target (the profile of export/<target>.yaml, whole)."""
+
+    target: str
+    family: str
+    exporter: str
+    scheme: str
+    args: dict[str, Any] = {}
+
+
+class BenchParams(Params):
+    """Stage `bench`: the shipped files on one device."""
+
+    target: str
+    device: str
+    runtime: str
+    profile: Literal["smoke", "quick"] = "quick"
+    threads: int = 1
+    roles: Roles
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of a stage.
+
+    Attributes:
+        name: `student`, `quantized/u8s8`, `bench/onnx@cpu` ...
+        stage: The module in `edgekd/stages/` that does it.
+        params: What is in its key, as one of the models above.
+        inputs: {role: step name}.
+        plugin: (group, name) of the plugin whose VERSION is in the key, or None.
+    """
+
+    name: str
+    stage: str
+    params: Params
+    inputs: dict[str, str]
+    plugin: tuple[str, str] | None = None
+
+
+def plan(recipe: Recipe, *, until: str = "bench", targets: Sequence[str] | None = None) -> list[Step]:
+    """The steps of a recipe, upstream first, up to a goal.
+
+    Args:
+        recipe: The recipe; its plugins and their arguments are checked here.
+        until: One of GOALS; what the goal does not need is left out.
+        targets: Export targets instead of the recipe's own.
+
+    Raises:
+        RecipeError: Unknown plugin, argument, model, target or device; a teacher that is missing.
+    """
+    check(recipe)
+    names = resolve_targets(targets if targets is not None else recipe.export, "--format" if targets else "export")
+    steps = [_data(recipe)]
+    needs_teacher = registry.find("distillers", recipe.distill.use).attributes.get("needs_teacher", True)
+    if needs_teacher or until == "teacher":
+        steps.append(_teacher(recipe))
+    if until not in ("data", "teacher"):
+        steps.append(_student(recipe, needs_teacher))
+    if until in ("graph", "quantized", "export", "bench"):
+        steps.append(Step("graph", "graph", GraphParams(roles=_roles(recipe)), {"data": "data", "student": "student"}))
+    if until in ("quantized", "export", "bench"):
+        chosen = [profiles.target(name) for name in names]
+        schemes = sorted({target.scheme for target in chosen} - {"none"}) or (["u8s8"] if until == "quantized" else [])
+        steps += [_quantize(recipe, scheme) for scheme in schemes]
+        if until != "quantized":
+            steps += [_export(target) for target in chosen]
+        if until == "bench":
+            steps += [_bench(recipe, target) for target in chosen]
+    return steps[:1] if until == "data" else steps
+
+
+def check(recipe: Recipe) -> None:
+    """The static part of validation: every name and argument, without importing a plugin or building a network.
+
+    Raises:
+        RecipeError: See `plan`.
+    """
+    from edgekd.data.base import check_augment
+
+    registry.check("data", recipe.data.use, recipe.data.args, "data")
+    if recipe.data.augment is not None:
+        check_augment(tuple(recipe.data.augment))
+    plugin = registry.find("distillers", recipe.distill.use, "distill.use")
+    registry.check("distillers", recipe.distill.use, recipe.distill.args, "distill")
+    registry.check("quantizers", recipe.quantize.use, recipe.quantize.args, "quantize")
+    if plugin.attributes.get("needs_teacher", True) and recipe.teacher is None:
+        raise RecipeError(
+            "teacher",
+            f"is missing, and distill.use: {plugin.name} needs one",
+            "a teacher section",
+            "distill: {use: ce}",
+        )
+    if recipe.teacher is not None:
+        _check_normalize(recipe.teacher.normalize)
+    resolve_targets(recipe.export, "export")
+    device = profiles.device(recipe.bench.device)
+    if recipe.bench.runtime not in device.runtimes:
+        raise RecipeError(
+            "bench.runtime",
+            f"{recipe.bench.runtime!r} is no runtime of device {device.name}",
+            ", ".join(device.runtimes),
+        )
+
+
+def resolve_targets(names: Sequence[str], where: str) -> list[str]:
+    """Target names for names and families (`onnx`), in the order given, each once.
+
+    Raises:
+        RecipeError: Neither a target nor a family.
+    """
+    known = profiles.targets()
+    found: list[str] = []
+    for name in names:
+        if name not in known and not name.endswith((".yaml", ".yml")):
+            families = sorted({target.family for target in known.values()})
+            raise RecipeError(where, f"unknown name {name!r}", nearest(name, [*known, *families]), "edgekd formats")
+        if name not in found:
+            found.append(name)
+    return found
+
+
+def _check_normalize(name: str) -> None:
+    from edgekd.data.normalize import NAMED
+
+    if name != "dataset" and name not in NAMED:
+        raise RecipeError("teacher.normalize", f"unknown name {name!r}", nearest(name, ["dataset", *NAMED]))
+
+
+def _roles(recipe: Recipe) -> Roles:
+    return Roles(val=recipe.data.val, train=recipe.data.train, seed=recipe.seed)
+
+
+def _augment(recipe: Recipe) -> tuple[str, ...] | None:
+    return None if recipe.data.augment is None else tuple(recipe.data.augment)
+
+
+def _data(recipe: Recipe) -> Step:
+    data = recipe.data
+    params = DataParams(use=data.use, args=data.args, size=data.size, resize=data.resize, duplicates=data.duplicates)
+    return Step("data", "data", params, {}, ("data", data.use))
+
+
+def _teacher(recipe: Recipe) -> Step:
+    teacher = recipe.teacher
+    if teacher is None:
+        raise RecipeError(
+            "teacher", "is missing", "a teacher section", "teacher: {model: resnet56, fit: {epochs: 240}}"
+        )
+    imported = teacher.checkpoint is not None
+    params = TeacherParams(
+        model=teacher.model,
+        fit=teacher.fit,
+        checkpoint=teacher.checkpoint,
+        normalize=teacher.normalize,
+        expect_top1=teacher.expect_top1,
+        trained_on=teacher.trained_on,
+        augment=None if imported else _augment(recipe),
+        roles=_roles(recipe),
+        seed=recipe.seed,
+    )
+    return Step("teacher", "train", params, {"data": "data"}, ("distillers", "ce"))
+
+
+def _student(recipe: Recipe, needs_teacher: bool) -> Step:
+    params = StudentParams(
+        model=recipe.student.model,
+        fit=recipe.student.fit,
+        distill=DistillParams(use=recipe.distill.use, args=recipe.distill.args),
+        augment=_augment(recipe),
+        roles=_roles(recipe),
+        seed=recipe.seed,
+    )
+    inputs = {"data": "data", "teacher": "teacher"} if needs_teacher else {"data": "data"}
+    return Step("student", "distill", params, inputs, ("distillers", recipe.distill.use))
+
+
+def _quantize(recipe: Recipe, scheme: str) -> Step:
+    quantize = recipe.quantize
+    params = QuantizeParams(
+        scheme=scheme,
+        use=quantize.use,
+        args=quantize.args,
+        images=quantize.images,
+        roles=_roles(recipe),
+        seed=recipe.seed,
+    )
+    inputs = {"data": "data", "graph": "graph"}
+    return Step(f"quantized/{scheme}", "quantize", params, inputs, ("quantizers", quantize.use))
+
+
+def _export(target: profiles.Target) -> Step:
+    source = "graph" if target.scheme == "none" else f"quantized/{target.scheme}"
+    params = ExportParams(
+        target=target.name, family=target.family, exporter=target.exporter, scheme=target.scheme, args=target.args
+    )
+    return Step(f"export/{target.name}", "export", params, {"source": source}, ("exporters", target.exporter))
+
+
+def _bench(recipe: Recipe, target: profiles.Target) -> Step:
+    bench = recipe.bench
+    if bench.runtime not in target.runtimes:
+        raise RecipeError(
+            "bench.runtime", f"{bench.runtime!r} does not run target {target.name}", ", ".join(target.runtimes)
+        )
+    params = BenchParams(
+        target=target.name,
+        device=bench.device,
+        runtime=bench.runtime,
+        profile=bench.profile,
+        threads=bench.threads,
+        roles=_roles(recipe),
+    )
+    return Step(
+        f"bench/{target.name}@{bench.device}", "bench", params, {"data": "data", "export": f"export/{target.name}"}
+    )

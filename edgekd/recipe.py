@@ -1,0 +1,237 @@
+"""A recipe: one YAML file that says the whole chain, as frozen models; the wrong key is named with the nearest right one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from edgekd import yamlsource
+from edgekd.errors import RecipeError, nearest
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+
+
+class Section(BaseModel):
+    """Base of every recipe section: frozen, unknown keys forbidden, no value of another type taken silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PluginSection(Section):
+    """A section with `use: <plugin>`; the plugin's own arguments stand beside it and are checked against its signature."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    use: str
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The plugin's own arguments as written."""
+        return dict(self.model_extra or {})
+
+
+class Data(PluginSection):
+    """Which images, and how they are split and changed on the way in."""
+
+    val: int = Field(0, ge=0, description="images held out of train; 0 = protocol of the papers")
+    train: int | None = Field(None, ge=2, description="use only so many training images")
+    size: int | None = Field(None, ge=4, le=1024, description="side of the square that images are resized to")
+    resize: Literal["fit-crop", "squash"] | None = None
+    augment: list[str] | None = Field(None, description="crop<k> and flip; the data set's own by default")
+    duplicates: Literal["error", "drop_train"] = Field("error", description="exact duplicates across train and test")
+
+
+class Fit(Section):
+    """How a network is fitted. Defaults: the standard CIFAR protocol of the distillation literature."""
+
+    epochs: int = Field(240, ge=1)
+    batch_size: int = Field(64, ge=2)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.05, gt=0)
+    schedule: Literal["step", "cosine", "one-cycle"] = "step"
+    milestones: list[int] | None = Field(
+        None, description="epochs after which lr is divided by 10; default 5/8, 3/4 and 7/8 of the run"
+    )
+    warmup: float = Field(0, ge=0, description="epochs of linear warm-up")
+    weight_decay: float = Field(5e-4, ge=0)
+    label_smoothing: float = Field(0, ge=0, lt=1)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: Literal["auto"] | bool = "auto"
+    ema: float = Field(0, ge=0, lt=1, description="decay per step of the averaged weights; 0 = off")
+
+
+class Teacher(Section):
+    """The network to learn from: fitted here, or imported."""
+
+    model: str
+    fit: Fit | None = None
+    checkpoint: str | None = Field(None, description="as given, beside the recipe, or under the data root")
+    normalize: str = Field("dataset", description="dataset, or the statistics that the checkpoint was trained with")
+    expect_top1: float | None = Field(None, ge=0, le=100, description="percent that an exact import must reproduce")
+    trained_on: Literal["train", "train+val"] = "train"
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Teacher:
+        if (self.fit is None) == (self.checkpoint is None):
+            raise ValueError("either `fit` (train it here) or `checkpoint` (import it)")
+        return self
+
+
+class Student(Section):
+    """The network to ship."""
+
+    model: str
+    fit: Fit = Fit()  # type: ignore[call-arg]
+
+
+class Distill(PluginSection):
+    """The distillation method; `use: ce` needs no teacher."""
+
+
+class Quantize(PluginSection):
+    """Post-training quantization."""
+
+    use: str = "ptq"
+    images: int = Field(512, ge=1, description="training images that the ranges are calibrated on")
+
+
+class Bench(Section):
+    """Where and how long to measure."""
+
+    device: str = "cpu"
+    profile: Literal["smoke", "quick"] = "quick"
+    runtime: str = "onnxruntime"
+    threads: int = Field(1, ge=1, le=256)
+
+
+class Recipe(Section):
+    """The whole chain."""
+
+    name: str = Field(pattern=NAME)
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: Data
+    teacher: Teacher | None = None
+    student: Student
+    distill: Distill
+    quantize: Quantize = Quantize()  # type: ignore[call-arg]
+    export: list[str] = Field(["onnx", "onnx-int8"], min_length=1)
+    bench: Bench = Bench()  # type: ignore[call-arg]
+
+    _source: yamlsource.Source | None = PrivateAttr(None)
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """Errors about a key of this recipe, raised inside, say the file and line where the key was written."""
+        try:
+            yield
+        except RecipeError as error:
+            path: yamlsource.KeyPath = tuple(error.where.split(".")) if "/" not in error.where else ()
+            if self._source is not None and path and path[0] in type(self).model_fields:
+                error.where = f"{self._source.place(path)}: {error.where}"
+            raise
+
+
+_PLUGIN_SECTIONS: dict[str, type[PluginSection]] = {"data": Data, "distill": Distill, "quantize": Quantize}
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply `--set` overrides.
+
+    Args:
+        path: The YAML file.
+        overrides: `a.b=c` texts, applied in order.
+
+    Raises:
+        RecipeError: With file and line, key path, what was found, what was expected and the nearest name.
+    """
+    source = yamlsource.read(path)
+    _override_all(source, overrides)
+    return build(source)
+
+
+def build(source: yamlsource.Source) -> Recipe:
+    """Turn parsed YAML into a Recipe; see `load` for errors."""
+    try:
+        recipe = Recipe.model_validate(source.data)
+    except ValidationError as error:
+        raise _translate(error, source, Recipe) from error
+    recipe._source = source
+    return recipe
+
+
+def from_dict(data: Mapping[str, Any], name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe kept in a run or a manifest, with overrides."""
+    import json
+
+    source = yamlsource.Source(name, json.loads(json.dumps(data)))
+    _override_all(source, overrides)
+    return build(source)
+
+
+def _override_all(source: yamlsource.Source, overrides: Sequence[str]) -> None:
+    """Overrides in the order given, but a change of plugin first: the arguments set beside it are the new one's."""
+    for text in sorted(overrides, key=lambda text: not text.partition("=")[0].strip().endswith(".use")):
+        _override(source, text)
+
+
+def _override(source: yamlsource.Source, text: str) -> None:
+    """One `a.b=c`. Another plugin (`distill.use=kd`) drops the arguments of the one before it, which it would not know."""
+    where = f"--set {text}"
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RecipeError(where, "is not of the form a.b=c", "for example --set distill.beta=100")
+    target: Any = source.data
+    for i, part in enumerate(parts[:-1]):
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise RecipeError(where, f"{'.'.join(parts[: i + 1])} is not a section", "section.key=value")
+    new = yamlsource.scalar(value, where)
+    section = _PLUGIN_SECTIONS.get(parts[0]) if parts[1:] == ["use"] else None
+    if section is not None and target.get("use", new) != new:
+        for name in [name for name in target if name not in section.model_fields]:
+            del target[name]
+    target[parts[-1]] = new
+    source.places[tuple(parts)] = where
+
+
+def _translate(error: ValidationError, source: yamlsource.Source, model: type[BaseModel]) -> RecipeError:
+    """pydantic's list of errors as one RecipeError that names places, keys and nearest names."""
+    lines = []
+    hint = ""
+    for item in error.errors()[:5]:
+        path = tuple(part for part in item["loc"] if not str(part).startswith(("function-", "literal[", "bool")))
+        place = source.place(path)
+        dotted = ".".join(str(part) for part in path) or "recipe"
+        if item["type"] == "extra_forbidden":
+            known = _keys(model, path[:-1])
+            lines.append(f"{place}: unknown key {dotted!r}; {nearest(str(path[-1]), known)}")
+        elif item["type"] == "missing":
+            lines.append(f"{place}: key {dotted!r} is missing")
+        else:
+            expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            found = "" if isinstance(item["input"], dict) else f" found {item['input']!r},"
+            lines.append(f"{place}: {dotted}:{found} expected {expected}")
+    more = error.error_count() - len(lines)
+    if more > 0:
+        lines.append(f"and {more} more")
+    hint = "edgekd recipes show quickstart, or edgekd recipes schema"
+    first, *rest = lines
+    where, _, found = first.partition(": ")
+    return RecipeError(where, "\n".join([found, *rest]), hint=hint)
+
+
+def _keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        options = getattr(annotation, "__args__", (annotation,))
+        models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return list(model.model_fields)

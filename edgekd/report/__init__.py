@@ -1,0 +1,1 @@
+"""Artifacts -> facts -> terminal table, JSON, one HTML file. Never imports torch or onnxruntime."""

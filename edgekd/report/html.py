@@ -1,0 +1,58 @@
+"""Facts -> one HTML file that needs nothing else: no script runs, no address is fetched, every name is escaped."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from edgekd.report import plots, words
+from edgekd.report.folder import flat
+from edgekd.report.schema import Facts
+from edgekd.report.text import as_json
+
+TEMPLATE = "template.html.j2"
+TABLE_CLASSES = 20  # classes up to which the confusion matrix is also a table; above, the worst confusions and the JSON
+
+
+def render(facts: Facts) -> str:
+    """The whole page; the same facts give the same text."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"words": words, "table_classes": TABLE_CLASSES}
+    template = resources.files("edgekd.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        facts=facts,
+        data=as_json(facts),
+        pictures={name: Markup(svg) for name, svg in pictures(facts).items()},
+        recipe=list(flat(facts.recipe)) if facts.recipe else [],
+    )
+
+
+def write(facts: Facts, path: Path) -> Path:
+    """Write the page to a file.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path.write_text(render(facts), encoding="utf-8")
+    return path
+
+
+def pictures(facts: Facts) -> dict[str, str]:
+    """{name: inline SVG} of everything that there is something to draw of; a void measurement is never drawn."""
+    drawn: dict[str, str] = {}
+    if any(row.state == "ok" and row.top1_percent is not None for row in facts.stages):
+        drawn["accuracy"] = plots.accuracy(facts.stages, "accuracy")
+    for i, curve in enumerate(facts.curves):
+        drawn[f"curve-{i}"] = plots.curves(curve, f"curve-{i}")
+    if facts.shipped is not None:
+        drawn["recall"] = plots.recall(facts.shipped, "recall")
+        if facts.shipped.matrix is not None:
+            drawn["confusion"] = plots.confusion(facts.shipped, "confusion")
+    if any(bench.state == "ok" and bench.histograms for bench in facts.latency):
+        drawn["latency"] = plots.latency(facts.latency, "latency")
+    if facts.attention is not None:
+        drawn["attention"] = plots.attention(facts.attention, "attention")
+    return drawn

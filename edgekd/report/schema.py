@@ -1,0 +1,213 @@
+"""What a report can say: frozen records of plain values, the same for terminal, JSON and HTML."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+RECONSTRUCTION = "RTK here is an edgekd reconstruction from the paper's abstract, not the authors' code"
+
+State = Literal["ok", "void", "not run", "skipped"]
+
+
+class Fact(BaseModel):
+    """Base of every record: frozen, no unknown key, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Number(Fact):
+    """A measured value; its unit is in the name of the field that holds it.
+
+    Attributes:
+        low: Lower end of the 95 % interval, None when none was computed.
+        high: Upper end.
+        n: Images or samples behind the value.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+class Drop(Fact):
+    """Top-1 lost from one step to another on the same images; positive = worse.
+
+    Attributes:
+        against: Step that it is measured against.
+        points: Drop in percentage points.
+        low: Lower end of its paired 95 % interval.
+        high: Upper end.
+        lost: Images that only the earlier step got right.
+        gained: Images that only the later step got right.
+        n: Images that both answered.
+    """
+
+    against: str
+    points: float
+    low: float
+    high: float
+    lost: int
+    gained: int
+    n: int
+
+
+class StageRow(Fact):
+    """One step of the chain: what it is, what it is worth, what it costs."""
+
+    step: str
+    state: State
+    what: str
+    artifact: str | None = None
+    top1_percent: Number | None = None
+    val_top1_percent: Number | None = None
+    val_seen_in_training: bool = False
+    drop: Drop | None = None
+    file_bytes: int | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    latency_p50_ms: Number | None = None
+    latency_p90_ms: Number | None = None
+    device: str | None = None
+    verdict: str = ""
+    command: str | None = None
+
+
+class Curve(Fact):
+    """Training history of one step.
+
+    Attributes:
+        epoch: [E] as recorded.
+        losses: Loss terms by name, [E] each; None where an epoch has no finite value.
+        val_top1_percent: [E]; empty when the run has no validation part.
+        lr: [E]; empty when not recorded.
+    """
+
+    step: str
+    what: str
+    epoch: tuple[int, ...]
+    losses: dict[str, tuple[float | None, ...]]
+    val_top1_percent: tuple[float | None, ...] = ()
+    lr: tuple[float | None, ...] = ()
+
+
+class ClassRecall(Fact):
+    """How many images of one class were found; `percent` is None for a class without images."""
+
+    name: str
+    right: int
+    n: int
+    percent: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Confusion(Fact):
+    """Images of class `label` that were taken for class `answer`."""
+
+    label: str
+    answer: str
+    n: int
+
+
+class Evaluation(Fact):
+    """Answers of the final shipped file on the test part.
+
+    Attributes:
+        matrix: [C, C] counts, row = label, column = answer; None above `evaluated.MATRIX_CLASSES` classes.
+        worst: The most frequent confusions, most frequent first.
+    """
+
+    step: str
+    artifact: str
+    n: int
+    classes: tuple[str, ...]
+    recall: tuple[ClassRecall, ...]
+    worst: tuple[Confusion, ...]
+    matrix: tuple[tuple[int, ...], ...] | None = None
+
+
+class Histogram(Fact):
+    """Every latency sample of one part of the work, binned from the smallest to the largest: no tail is cut.
+
+    Attributes:
+        edges_ms: [K + 1] bin edges in ms.
+        counts: [K] samples per bin.
+    """
+
+    name: str
+    n: int
+    min_ms: float
+    max_ms: float
+    edges_ms: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class Latency(Fact):
+    """One benchmark; a void one keeps its reason and gives no numbers."""
+
+    step: str
+    artifact: str
+    target: str
+    device: str
+    state: State
+    verdict: str
+    p50_ms: Number | None = None
+    p90_ms: Number | None = None
+    throughput_per_s: float | None = None
+    histograms: tuple[Histogram, ...] = ()
+    samples_found: tuple[str, ...] = ()
+    machine: tuple[tuple[str, str], ...] = ()
+
+
+class Attention(Fact):
+    """Mean attention of the last epoch, [N_S, N_T]: how much student tap i listened to teacher tap j."""
+
+    method: str
+    artifact: str
+    student_taps: tuple[str, ...]
+    teacher_taps: tuple[str, ...]
+    matrix: tuple[tuple[float | None, ...], ...]
+
+
+class DataFacts(Fact):
+    """The data set and the disjoint parts it was used in."""
+
+    artifact: str
+    name: str
+    kind: str
+    layout: str
+    shape: str
+    classes: tuple[str, ...]
+    splits: dict[str, int]
+    split_rule: str
+    duplicates: str
+
+
+class Link(Fact):
+    """One artifact of the chain and what it was made from."""
+
+    step: str
+    artifact: str
+    key: str
+    digest: str
+    inputs: dict[str, str]
+
+
+class Facts(Fact):
+    """Everything a report says."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    recipe: dict[str, Any] | None
+    reconstruction: str | None
+    stages: tuple[StageRow, ...]
+    curves: tuple[Curve, ...]
+    shipped: Evaluation | None
+    latency: tuple[Latency, ...]
+    attention: Attention | None
+    data: DataFacts | None
+    lineage: tuple[Link, ...]

@@ -1,0 +1,95 @@
+"""Facts for a terminal, for a pipe and for another program."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgekd.report import words
+from edgekd.report.schema import Facts, StageRow
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+COLUMNS = ("step", "top-1 % [95 % interval]", "n", "drop pp [95 % interval]", "size", "p50 ms", "p90 ms", "verdict")
+NUMERIC = {"n", "size", "p50 ms", "p90 ms"}
+VERDICT_WIDTH = 22  # characters before a verdict goes on to the next line
+
+
+def as_json(facts: Facts) -> dict[str, Any]:
+    """The facts as plain JSON data, `schema_version` first; `Facts.model_validate` gives them back."""
+    return facts.model_dump(mode="json")
+
+
+def renderable(facts: Facts) -> RenderableType:
+    """The facts for a terminal: a rich table, then what must be said about it. Names are shown as text, never as markup."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=Text(facts.name), title_justify="left", pad_edge=False)
+    for column in COLUMNS:
+        wide = VERDICT_WIDTH if column == "verdict" else None
+        justify: Literal["right", "left"] = "right" if column in NUMERIC else "left"
+        table.add_column(Text(_two_lines(column)), justify=justify, overflow="fold", max_width=wide)
+    for row in facts.stages:
+        style = {"void": "red", "not run": "dim", "skipped": "dim"}.get(row.state, "")
+        table.add_row(*(Text(_two_lines(cell)) for cell in cells(row)), style=style)
+    return Group(table, *(Text(line) for line in notes(facts)))
+
+
+def plain(facts: Facts) -> str:
+    """The same without colour, boxes or a width: columns of text, for a pipe or a log."""
+    rows = [COLUMNS, *(cells(row) for row in facts.stages)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    right = [column in NUMERIC for column in COLUMNS]
+    lines = [facts.name]
+    for row in rows:
+        padded = [
+            cell.rjust(width) if end else cell.ljust(width) for cell, width, end in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join([*lines, *notes(facts)])
+
+
+def cells(row: StageRow) -> tuple[str, ...]:
+    """One step as texts in the order of COLUMNS."""
+    return (
+        row.step,
+        words.percent(row.top1_percent),
+        words.count(row.top1_percent.n if row.top1_percent is not None else None),
+        words.points(row.drop),
+        words.size(row.file_bytes),
+        words.milliseconds(row.latency_p50_ms),
+        words.milliseconds(row.latency_p90_ms),
+        f"{row.verdict}: {row.command}" if row.command else row.verdict,
+    )
+
+
+def notes(facts: Facts) -> list[str]:
+    """What the table must not be read without: drops, device, lowest class, reconstruction."""
+    lines = []
+    if any(row.drop is not None for row in facts.stages):
+        lines.append(
+            "drop: top-1 lost against the step that it was made from, same images, paired interval; below 0 = gained"
+        )
+    for bench in facts.latency:
+        lines.append(f"{bench.step}: {bench.verdict if bench.state == 'void' else words.speed(bench)}")
+    lowest = min(
+        (row for row in (facts.shipped.recall if facts.shipped else ()) if row.percent is not None),
+        key=lambda row: row.percent or 0.0,
+        default=None,
+    )
+    if lowest is not None and facts.shipped is not None:
+        lines.append(
+            f"lowest recall of {facts.shipped.step}: {lowest.name} {lowest.percent:.1f} % "
+            f"[{lowest.low:.1f}, {lowest.high:.1f}], n={lowest.n:,}"
+        )
+    if facts.reconstruction:
+        lines.append(facts.reconstruction)
+    return lines
+
+
+def _two_lines(cell: str) -> str:
+    """The interval below the value: a terminal is narrow."""
+    return cell.replace(" [", "\n[")

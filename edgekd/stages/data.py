@@ -1,0 +1,213 @@
+"""Stage `data`: a data set decoded once to memory-mapped uint8 arrays, with no image in two splits."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from edgekd import registry
+from edgekd.artifact import Artifact
+from edgekd.data import normalize
+from edgekd.data.base import DataSource, Decoded, Images, Labels, check_augment, check_resize
+from edgekd.data.roles import DATA_FILE, TWINS_FILE
+from edgekd.data.stratify import Hashes, content_hashes, twins
+from edgekd.errors import IntegrityError, RecipeError, StageFailed
+from edgekd.plan import DataParams
+from edgekd.stages.base import RunContext, StageResult
+
+VERSION = 1
+
+# An image in two splits is taken from the one named first.
+GIVES_WAY = ("train", "val", "test")
+BLOCK = 1024  # images copied at a time
+RESERVE_BYTES = 1 << 24  # written at a time where the system cannot reserve space itself
+
+
+def locate(params: DataParams, roots: Sequence[Path]) -> DataParams:
+    """The parameters with `sources` and `layout` filled: the files' content, wherever they lie. Imports no framework.
+
+    Raises:
+        RecipeError: The data set is nowhere; every place looked in is listed.
+    """
+    located = _source(params).locate(roots)
+    return params.model_copy(update={"sources": located.sources, "layout": located.layout})
+
+
+def check(params: DataParams, context: RunContext) -> None:
+    """Find the files and look at the parameters.
+
+    Raises:
+        RecipeError: The data set is nowhere, or a parameter cannot be carried out.
+        IntegrityError: The files are not those that the step was keyed with.
+    """
+    check_resize(params.size, params.resize)
+    source = _source(params)
+    check_augment(source.augment)
+    _check_sources(params, source.locate(context.data_roots).sources)
+
+
+def run(params: DataParams, inputs: Mapping[str, Artifact], out: Path, context: RunContext) -> StageResult:
+    """Decode, remove or refuse duplicates across splits, measure, write.
+
+    Raises:
+        RecipeError: Duplicates across splits under the rule `error`; splits or sizes that do not go together.
+        IntegrityError: A corrupt file or image.
+    """
+    source = _source(params)
+    located = source.locate(context.data_roots)
+    _check_sources(params, located.sources)
+
+    def allocate(split: str, shape: tuple[int, ...]) -> Images:
+        return _create(out / f"images_{split}.npy", shape)
+
+    decoded = source.decode(located, params.size, params.resize, context.console, allocate)
+    hashes = {split: content_hashes(images) for split, (images, _) in decoded.splits.items()}
+    dropped, groups = _duplicates(hashes, params.duplicates)
+    splits = _without(decoded, dropped, out)
+    _check_classes(splits["train"][1], decoded.classes)
+    repeated, _ = twins(np.delete(hashes["train"], dropped.get("train", [])))
+    np.save(out / TWINS_FILE, repeated)
+    for split, (images, labels) in splits.items():
+        np.save(out / f"labels_{split}.npy", labels)
+        cast("np.memmap[Any, Any]", images).flush()
+    info = _describe(params, source, located.name, decoded, splits)
+    info["duplicates"] = {
+        "rule": params.duplicates,
+        "dropped": sum(len(rows) for rows in dropped.values()),
+        "groups": groups,
+        "repeated_in_train": len(repeated),
+    }
+    (out / DATA_FILE).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    arrays = [f"{kind}_{split}.npy" for split in splits for kind in ("images", "labels")]
+    return StageResult(_metrics(info), (DATA_FILE, *arrays, TWINS_FILE))
+
+
+def _source(params: DataParams) -> DataSource:
+    return cast("DataSource", registry.construct("data", params.use, params.args))
+
+
+def _check_sources(params: DataParams, found: str) -> None:
+    if params.sources and params.sources != found:
+        raise IntegrityError(
+            "data", "the source files changed during the run", "the files found at its start", "run again"
+        )
+
+
+def _create(path: Path, shape: tuple[int, ...]) -> Images:
+    """A memory-mapped array whose disk space is taken at once: a full disk under a sparse map kills the process (SIGBUS)."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        with path.open("r+b") as file:
+            _reserve(file.fileno(), path.stat().st_size)
+    except OSError as error:
+        found = f"cannot write {math.prod(shape) / 2**20:.0f} MiB ({error.strerror})"
+        raise StageFailed(
+            str(path), found, "space and the right to write", "EDGEKD_WORKSPACE on another disk"
+        ) from error
+    return array
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    start = (
+        os.lseek(descriptor, 0, os.SEEK_SET) + os.fstat(descriptor).st_blksize
+    )  # beyond the header, all zeros so far
+    os.lseek(descriptor, start, os.SEEK_SET)
+    for done in range(start, size, RESERVE_BYTES):
+        os.write(descriptor, bytes(min(RESERVE_BYTES, size - done)))
+
+
+def _duplicates(hashes: Mapping[str, Hashes], rule: str) -> tuple[dict[str, Any], int]:
+    """Rows to drop of each split, and how many different images stand in more than one split.
+
+    Raises:
+        RecipeError: There are any and the rule is `error`.
+    """
+    present = [split for split in GIVES_WAY if split in hashes]
+    dropped: dict[str, Any] = {}
+    shared: set[bytes] = set()
+    for place, split in enumerate(present[:-1]):
+        later = np.concatenate([hashes[other] for other in present[place + 1 :]])
+        rows = np.flatnonzero(np.isin(hashes[split], later))
+        if len(rows):
+            dropped[split] = rows
+            shared.update(hashes[split][rows].tolist())
+    if dropped and rule == "error":
+        split = next(iter(dropped))
+        row = int(dropped[split][0])
+        other, twin = next(
+            (name, int(np.flatnonzero(hashes[name] == hashes[split][row])[0]))
+            for name in present[present.index(split) + 1 :]
+            if bool(np.any(hashes[name] == hashes[split][row]))
+        )
+        raise RecipeError(
+            "data.duplicates",
+            f"{len(shared)} images stand in more than one split, first {split} row {row} = {other} row {twin}",
+            "no image in two splits",
+            "data: {duplicates: drop_train, ...} drops them from train",
+        )
+    return dropped, len(shared)
+
+
+def _without(decoded: Decoded, dropped: Mapping[str, Any], out: Path) -> dict[str, tuple[Images, Labels]]:
+    """The splits without the dropped rows, in their files."""
+    splits = dict(decoded.splits)
+    for split, rows in dropped.items():
+        images, labels = splits[split]
+        kept = np.delete(np.arange(len(images)), rows)
+        if not len(kept):
+            raise RecipeError("data.duplicates", f"every image of {split} is in another split too", "images of its own")
+        path, partial = out / f"images_{split}.npy", out / f"images_{split}.partial.npy"
+        fewer = _create(partial, (len(kept), *images.shape[1:]))
+        for start in range(0, len(kept), BLOCK):
+            fewer[start : start + BLOCK] = images[kept[start : start + BLOCK]]
+        partial.replace(path)
+        splits[split] = (fewer, labels[kept])
+    return splits
+
+
+def _check_classes(labels: Labels, classes: Sequence[str]) -> None:
+    missing = sorted(set(range(len(classes))) - set(np.unique(labels).tolist()))
+    if missing:
+        raise RecipeError("data.use", f"train has no image of class {classes[missing[0]]!r}", "every class in train")
+
+
+def _describe(
+    params: DataParams,
+    source: DataSource,
+    name: str,
+    decoded: Decoded,
+    splits: Mapping[str, tuple[Images, Labels]],
+) -> dict[str, Any]:
+    _, height, width, channels = splits["train"][0].shape
+    mean, std = source.normalize or normalize.measure(splits["train"][0])
+    if len(mean) != channels:
+        raise RecipeError("data.use", f"images of {channels} channels", f"{len(mean)}, as {params.use} has")
+    return {
+        "name": name,
+        "kind": params.use,
+        "layout": decoded.layout,
+        "classes": list(decoded.classes),
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "normalize": {"mean": list(mean), "std": list(std)},
+        "augment": list(source.augment),
+        "splits": {split: len(labels) for split, (_, labels) in splits.items()},
+        "split_rule": decoded.split_rule,
+        "resize": None if params.size is None else {"size": params.size, "rule": params.resize or "fit-crop"},
+    }
+
+
+def _metrics(info: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {f"n_{split}": count for split, count in info["splits"].items()}
+    shape = {key: info[key] for key in ("channels", "height", "width")}
+    return {**counts, "classes": len(info["classes"]), **shape, "dropped": info["duplicates"]["dropped"]}

@@ -1,0 +1,154 @@
+"""What `train` and `distill` share: the data of a step, a network's answers, and the files of a network's artifact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from edgekd import models, predictions
+from edgekd.artifact import Artifact
+from edgekd.data import normalize, roles
+from edgekd.fit.batches import TrainingData
+from edgekd.fit.evaluate import evaluate
+from edgekd.fit.loop import Validate
+from edgekd.fit.state import Diagnostics
+from edgekd.models.checkpoint import load_checkpoint
+from edgekd.models.count import count
+from edgekd.plan import Roles
+from edgekd.predictions import Predictions
+
+WEIGHTS, MODEL, HISTORY, DIAGNOSTICS = "weights.safetensors", "model.json", "history.json", "diagnostics.npz"
+PAYLOAD = (WEIGHTS, MODEL, predictions.FILE)
+
+Normal = tuple[Sequence[float], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data artifact as a training step sees it.
+
+    Attributes:
+        facts: Its `data.json`.
+        arrays: Images, labels and rows by role.
+    """
+
+    facts: Mapping[str, Any]
+    arrays: roles.RoleArrays
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.facts["classes"])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return int(self.facts["height"]), int(self.facts["width"])
+
+    def normal(self, name: str) -> Normal:
+        """(mean, std) a channel for the recipe's `normalize`."""
+        mean, std = normalize.resolve(name, self.facts)
+        return tuple(mean), tuple(std)
+
+    def build(self, model: str, generator: torch.Generator | None = None) -> nn.Module:
+        """A network for these images and classes."""
+        channels = int(self.facts["channels"])
+        return models.build(model, classes=self.classes, channels=channels, size=self.size, generator=generator)
+
+    def training(self, augment: tuple[str, ...] | None) -> TrainingData:
+        """The training images in memory; augment None: the data set's own."""
+        images, labels = self.arrays.images("train"), self.arrays.labels("train")
+        tokens = tuple(self.facts["augment"]) if augment is None else augment
+        inside = torch.from_numpy(np.ascontiguousarray(images.images[images.rows]))
+        return TrainingData(inside, torch.from_numpy(np.asarray(labels, dtype=np.int64)), tokens)
+
+
+def open_data(artifact: Artifact, wanted: Roles) -> Data:
+    """The data artifact, split into roles."""
+    facts = json.loads((artifact.path / "data.json").read_text(encoding="utf-8"))
+    return Data(facts, roles.split(artifact, wanted))
+
+
+def answers(network: nn.Module, data: Data, normal: Normal, device: str, which: Sequence[str]) -> Predictions:
+    """The network's predictions for the rows of the roles that hold any."""
+    parts = []
+    for role in which:
+        images = data.arrays.images(role)
+        if len(images.rows):
+            logits = evaluate(network, images.images, images.rows, *normal, device=device).astype(np.float16)
+            labels = np.asarray(data.arrays.labels(role), dtype=np.int64)
+            name: npt.NDArray[np.str_] = np.full(len(labels), role, dtype="<U4")
+            parts.append(Predictions(np.asarray(images.rows, dtype=np.int64), labels, logits, name))
+    columns = [[getattr(part, name) for part in parts] for name in ("row", "label", "logits", "role")]
+    return Predictions(*(np.concatenate(column) for column in columns))
+
+
+def validator(data: Data, normal: Normal, device: str) -> Validate | None:
+    """Top-1 on the held-out part of train after each epoch; None when nothing is held out. Test is never touched here."""
+    if not len(data.arrays.rows.get("val", ())):
+        return None
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        right = answers(network, data, normal, device, ("val",)).right
+        return {"val_top1_percent": 100.0 * float(right.mean())}
+
+    return validate
+
+
+def write_network(out: Path, network: nn.Module, model: str, data: Data, normal: Normal) -> dict[str, Any]:
+    """Write `weights.safetensors` (same weights, same bytes) and `model.json`; gives the counts as metrics."""
+    state = network.state_dict()
+    (out / WEIGHTS).write_bytes(save_tensors({name: state[name].detach().cpu().contiguous() for name in sorted(state)}))
+    channels = int(data.facts["channels"])
+    parameters, macs = count(network, channels, data.size)
+    counts = {"parameters": parameters, "macs": macs}
+    facts = {
+        "model": model,
+        "classes": list(data.facts["classes"]),
+        "channels": channels,
+        "height": data.size[0],
+        "width": data.size[1],
+        "normalize": {"mean": list(normal[0]), "std": list(normal[1])},
+        **counts,
+    }
+    write_json(out / MODEL, facts)
+    return counts
+
+
+def read_network(artifact: Artifact, data: Data) -> tuple[nn.Module, str, Normal]:
+    """The network of a teacher or student artifact, its model name and its normalisation.
+
+    Raises:
+        RecipeError: It was made for other classes or images.
+    """
+    facts = json.loads((artifact.path / MODEL).read_text(encoding="utf-8"))
+    network = data.build(facts["model"])
+    load_checkpoint(network, artifact.path / WEIGHTS, facts["model"], where=artifact.id)
+    return network, facts["model"], (tuple(facts["normalize"]["mean"]), tuple(facts["normalize"]["std"]))
+
+
+def write_history(out: Path, history: Sequence[Mapping[str, Any]], diagnostics: Sequence[Diagnostics]) -> None:
+    """Write `history.json`, and `diagnostics.npz` when there are any: the last of each, and `<name>_history` of arrays."""
+    write_json(out / HISTORY, list(history))
+    if not diagnostics:
+        return
+    arrays = dict(diagnostics[-1])
+    for name, last in diagnostics[-1].items():
+        if last.dtype.kind in "biuf":
+            arrays[f"{name}_history"] = np.stack([shown[name] for shown in diagnostics])
+    with (out / DIAGNOSTICS).open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Readable JSON; the same content gives the same bytes."""
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,132 @@
+"""Stage `train`, step `teacher`: a network fitted with labels alone, or an imported checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgekd import models, predictions, registry
+from edgekd.artifact import Artifact, sha256_file
+from edgekd.data.checkpoint_file import find_checkpoint
+from edgekd.errors import CheckFailed, IntegrityError, RecipeError
+from edgekd.fit import compiling, ready, seeding
+from edgekd.fit.loop import Settings, Side, fit
+from edgekd.models.checkpoint import load_checkpoint
+from edgekd.plan import TeacherParams
+from edgekd.stages import evaluate
+from edgekd.stages.base import RunContext, StageResult
+
+VERSION = 1
+TOP1_TOLERANCE = 0.005  # percentage points: half an image of 10,000, so one wrong answer more or less fails
+ANY_CLASSES = 10  # builds the network when the data are not made yet
+
+
+def check(params: TeacherParams, context: RunContext) -> None:
+    """Build the network, find and read the checkpoint, look at device and settings.
+
+    Raises:
+        RecipeError: Unknown model, settings that contradict each other, no such checkpoint, one of other classes.
+        IntegrityError: The checkpoint is damaged, or not the one that the step's key names.
+        MissingTool: The device or the compiler named is not there.
+    """
+    network = models.build(params.model, classes=context.classes or ANY_CLASSES)
+    models.taps(params.model, network)
+    if params.checkpoint is not None:
+        path = _checkpoint(params, context)
+        if context.classes is not None:
+            load_checkpoint(network, path, params.model)
+    elif params.fit is not None:
+        ready.check(params.fit, context.device, "teacher.fit", compile_allowed=context.compile)
+    else:
+        raise RecipeError("teacher", "neither fit nor checkpoint", "one of them", "teacher: {model: ..., fit: {}}")
+
+
+def run(params: TeacherParams, inputs: Mapping[str, Artifact], out: Path, context: RunContext) -> StageResult:
+    """Fit or import, evaluate once on val and test, write the artifact.
+
+    Args:
+        params: See `TeacherParams`.
+        inputs: `data`.
+        out: Where weights.safetensors, model.json, predictions.npz and history.json go.
+        context: See `RunContext`.
+
+    Raises:
+        CheckFailed: Top-1 is not the `expect_top1` of the recipe.
+        RecipeError: The checkpoint is of another network or number of classes.
+        StageFailed: A loss is NaN or infinite, or a checkpoint cannot be written.
+    """
+    data = evaluate.open_data(inputs["data"], params.roles)
+    normal = data.normal(params.normalize)
+    if params.checkpoint is not None:
+        network, metrics = _imported(params, data, context)
+    else:
+        network, metrics = _fitted(params, data, normal, out, context)
+    answers = evaluate.answers(network, data, normal, "cpu", ("val", "test"))
+    metrics |= predictions.summarize(answers)
+    _expect(params, metrics)
+    metrics |= evaluate.write_network(out, network, params.model, data, normal)
+    predictions.save(out, answers)
+    return StageResult(metrics, evaluate.PAYLOAD)
+
+
+def _checkpoint(params: TeacherParams, context: RunContext) -> Path:
+    path = find_checkpoint(str(params.checkpoint), context.recipe_dir, context.data_roots)
+    found = sha256_file(path)
+    if params.checkpoint_sha256 is not None and found != params.checkpoint_sha256:
+        raise IntegrityError(
+            "teacher.checkpoint",
+            f"{path.name} has SHA-256 {found[:12]}...",
+            f"{params.checkpoint_sha256[:12]}..., as when the step was planned",
+            "run again if the file was meant to change",
+        )
+    return path
+
+
+def _imported(params: TeacherParams, data: evaluate.Data, context: RunContext) -> tuple[nn.Module, dict[str, Any]]:
+    path = _checkpoint(params, context)
+    network = data.build(params.model)
+    load_checkpoint(network, path, params.model)
+    context.console.log(f"teacher: {params.model} imported from {path.name}")
+    return network.eval(), {"checkpoint": path.name, "val_seen_in_training": params.trained_on == "train+val"}
+
+
+def _fitted(
+    params: TeacherParams, data: evaluate.Data, normal: evaluate.Normal, out: Path, context: RunContext
+) -> tuple[nn.Module, dict[str, Any]]:
+    assert params.fit is not None  # refused by check
+    network = data.build(params.model, seeding.generator(params.seed, "teacher"))
+    training = data.training(params.augment)
+    decision = compiling.decide(params.fit, len(training.labels), context.device, allowed=context.compile)
+    context.console.log(f"teacher: {params.model} on {context.device}, {context.precision}, {decision.reason}")
+    settings = Settings(
+        where="teacher",
+        fit=params.fit,
+        seed=seeding.derive(params.seed, "teacher"),
+        classes=data.classes,
+        device=context.device,
+        precision=context.precision,
+        compile=decision.on,
+        threads=context.threads,
+        resume=context.resume,
+    )
+    side = Side(network, models.taps(params.model, network), (), *normal)
+    validate = evaluate.validator(data, normal, context.device)
+    result = fit(side, None, registry.construct("distillers", "ce", {}), training, settings, context.console, validate)
+    evaluate.write_history(out, result.history, result.diagnostics)
+    return result.network, result.metrics(decision.reason)
+
+
+def _expect(params: TeacherParams, metrics: Mapping[str, Any]) -> None:
+    if params.expect_top1 is None:
+        return
+    found = float(metrics["top1_percent"])
+    if abs(found - params.expect_top1) > TOP1_TOLERANCE:
+        raise CheckFailed(
+            "teacher.expect_top1",
+            f"top-1 on test is {found:.2f} % ({metrics['right_test']} of {metrics['n_test']})",
+            f"{params.expect_top1:g} %, within {TOP1_TOLERANCE:g}",
+            "another normalize, the right model variant, or the figure of this very test split",
+        )

@@ -1,0 +1,285 @@
+"""Statistics of measurements: percentiles with the count they need, Wilson, paired drops, block bootstrap.
+
+A leaf: NumPy and the standard library, Python 3.8 syntax, nothing of edgekd. The program on the device carries it.
+Shares are fractions in [0, 1]; percentiles `p` are in percent, 0 < p < 100.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Tuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+EARLY_STOPPING_CONFIDENCE = 0.99  # MLPerf Inference, early stopping: the chance that the bound holds
+RESAMPLES = 2000  # bootstrap draws: the ends of a 95 % interval then rest on 50 draws each
+LEAST_BLOCKS = 5  # fewer say nothing about how blocks vary
+LEAST_FOR_INTERVAL = 10  # samples: LEAST_BLOCKS blocks of 2
+
+
+def wilson(right: int, n: int, confidence: float = 0.95) -> Tuple[float, float]:
+    """Interval of a share seen as `right` of `n`.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927; no continuity
+    correction.
+
+    Returns:
+        (low, high), fractions in [0, 1].
+
+    Raises:
+        ValueError: n < 1, or right outside 0..n, or confidence outside (0, 1).
+    """
+    if n < 1 or not 0 <= right <= n:
+        raise ValueError(f"{right} right of {n}: expected n >= 1 and 0 <= right <= n")
+    z = _z(confidence)
+    share = right / n
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low = 0.0 if right == 0 else (centre - half) / scale  # exact at the ends, where rounding would leave 1e-17
+    high = 1.0 if right == n else (centre + half) / scale
+    return low, high
+
+
+def required_count(p: float) -> int:
+    """Samples that a percentile needs: 1 up to p50; p90 64, p95 130, p99 662.
+
+    Source: MLPerf Inference, early stopping criterion: the least n for which, were the true share above the value
+    1 - p/100, at most one sample above it would be seen with probability <= 1 %.
+
+    Raises:
+        ValueError: p outside (0, 100).
+    """
+    _check_p(p)
+    if p <= 50:
+        return 1
+    n = 2
+    while _binomial_cdf(n, p)[1] > 1 - EARLY_STOPPING_CONFIDENCE:
+        n *= 2
+    low, high = n // 2, n  # low fails, high passes: the chance falls as n grows
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _binomial_cdf(middle, p)[1] > 1 - EARLY_STOPPING_CONFIDENCE:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def percentile_supported(p: float, n: int) -> bool:
+    """Whether n samples support the percentile p."""
+    return n >= required_count(p)
+
+
+def percentile(samples: npt.ArrayLike, p: float) -> float:
+    """The percentile of the samples seen (linear between neighbours).
+
+    Args:
+        samples: [n], any unit; the value has the same.
+        p: Percent, in (0, 100).
+
+    Raises:
+        ValueError: Fewer samples than `required_count(p)` (named in the text), or a sample is not finite.
+    """
+    values = _series(samples, required_count(p), f"p{p:g}")
+    return float(np.percentile(values, p))
+
+
+def percentile_bound(samples: npt.ArrayLike, p: float) -> float:
+    """MLPerf's early-stopping estimate: a sample that is at or above the true percentile with 99 % confidence.
+
+    The t-th highest sample, t the largest number with P(Binomial(n, 1 - p/100) <= t) <= 1 %.
+
+    Raises:
+        ValueError: As `percentile`, and p <= 50: there the bootstrap interval says more.
+    """
+    if p <= 50:
+        raise ValueError(f"p{p:g}: the early-stopping bound is for p > 50")
+    values = np.sort(_series(samples, required_count(p), f"p{p:g}"))
+    over = int(np.searchsorted(_binomial_cdf(len(values), p), 1 - EARLY_STOPPING_CONFIDENCE, side="right")) - 1
+    return float(values[len(values) - over])
+
+
+def bootstrap_interval(
+    samples: npt.ArrayLike, p: float = 50, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
+) -> Tuple[float, float]:
+    """Interval of a percentile of samples that may depend on their neighbours (latencies in the order measured).
+
+    The circular block bootstrap draws how the share of samples at or below the estimate varies; that share is carried
+    back to the samples (Woodruff's inversion), so the cost does not grow with n times resamples.
+
+    Source: D. Politis, J. Romano, A circular block-resampling procedure for stationary data, 1992; R. Woodruff,
+    Confidence intervals for medians and other position measures, 1952. Ours differs: blocks of twice the automatic
+    length and Student's t for the few blocks of a short run. Measured on the median of 64 samples of an AR(1) series
+    with coefficient 0.6: a 95 % interval covers 94 % of the time, without the two 86 %.
+
+    Args:
+        samples: [n] in the order taken, n >= 10.
+        p: Percent, in (0, 100).
+        confidence: In (0, 1).
+        seed: Of the generator; the same samples and seed give the same interval.
+        resamples: Bootstrap draws.
+
+    Returns:
+        (low, high) in the samples' unit.
+
+    Raises:
+        ValueError: Fewer than 10 samples, one that is not finite, or p or confidence out of range.
+    """
+    _check_p(p)
+    values = _series(samples, LEAST_FOR_INTERVAL, "an interval")
+    n = len(values)
+    below = (values <= np.percentile(values, p)).astype(np.float64)
+    block = max(1, min(2 * block_length(below), n // LEAST_BLOCKS))
+    blocks = -(-n // block)
+    running = np.concatenate(([0.0], np.cumsum(np.concatenate((below, below[: block - 1])))))
+    sums = running[block:] - running[:-block]  # [n]: the sum of the block that starts at each sample, round the end
+    generator = np.random.Generator(np.random.PCG64(seed))
+    draws = (sums[generator.integers(0, n, blocks)].sum() for _ in range(resamples))
+    shares = np.fromiter(draws, np.float64, resamples) / (blocks * block) - below.mean()
+    z = _z(confidence)
+    wider = _student(z, blocks - 1) / z * math.sqrt(blocks / (blocks - 1))
+    least, most = wider * np.percentile(shares, [50 - 50 * confidence, 50 + 50 * confidence])
+    low, high = np.percentile(values, np.clip([p - 100 * most, p - 100 * least], 0, 100))
+    return float(low), float(high)
+
+
+def block_length(series: npt.ArrayLike) -> int:
+    """Block for the circular block bootstrap of a mean, from the series' own autocorrelation; at least n^(1/3).
+
+    Source: D. Politis, H. White, Automatic block-length selection for the dependent bootstrap, 2004, corrected by
+    A. Patton, D. Politis, H. White, 2009. Ours differs: never below n^(1/3), never above n / 4.
+
+    Args:
+        series: [n], in the order taken.
+    """
+    x = np.asarray(series, dtype=np.float64)
+    n = len(x)
+    least = int(np.ceil(np.cbrt(n)))
+    quiet = max(5, math.ceil(math.sqrt(math.log10(max(n, 10)))))  # lags in a row that must look like noise
+    lags = min(n - 1, math.ceil(math.sqrt(n)) + quiet)
+    x = x - x.mean()
+    covariance = np.array([float(np.dot(x[: n - k], x[k:])) / n for k in range(lags + 1)])
+    if covariance[0] <= 0:
+        return least
+    loud = np.abs(covariance[1:]) >= 2 * math.sqrt(math.log10(max(n, 10)) / n) * covariance[0]
+    window = min(2 * max(_last_loud(loud, quiet), 1), lags)
+    k = np.arange(1, window + 1)
+    taper = np.clip(2 * (1 - k / window), 0, 1) * covariance[1 : window + 1]  # flat top, then a line to zero
+    spectrum = float(covariance[0] + 2 * np.sum(taper))
+    if spectrum <= 0:
+        return least
+    best = (1.5 * n * (2 * float(np.sum(k * taper)) / spectrum) ** 2) ** (1 / 3)
+    return int(min(max(least, np.ceil(best)), max(least, n // 4)))
+
+
+def _last_loud(loud: npt.NDArray[np.bool_], quiet: int) -> int:
+    """The lag after which `quiet` lags in a row are noise; loud[0] is lag 1; 0: noise from the start."""
+    last = 0
+    for lag in np.flatnonzero(loud) + 1:
+        if lag - last > quiet:
+            break
+        last = int(lag)
+    return last
+
+
+@dataclass(frozen=True)
+class PairedDrop:
+    """What model b loses against model a on the same images.
+
+    Attributes:
+        drop: Share right of a minus share right of b; negative: b is better.
+        low: Lower end of its interval.
+        high: Upper end.
+        lost: Images right under a only.
+        gained: Images right under b only.
+        n: Images.
+    """
+
+    drop: float
+    low: float
+    high: float
+    lost: int
+    gained: int
+    n: int
+
+
+def paired_drop(right_a: npt.ArrayLike, right_b: npt.ArrayLike, confidence: float = 0.95) -> PairedDrop:
+    """Loss of top-1 from a to b over the same images in the same order, with its interval.
+
+    Source: D. Bonett, R. Price, Adjusted Wald confidence interval for a difference of binomial proportions based on
+    paired data, 2012: one image is added to each of `lost` and `gained`.
+
+    Args:
+        right_a: [n] bool.
+        right_b: [n] bool.
+        confidence: In (0, 1).
+
+    Raises:
+        ValueError: Empty, or not the same length.
+    """
+    a, b = np.asarray(right_a, dtype=bool), np.asarray(right_b, dtype=bool)
+    if a.ndim != 1 or a.shape != b.shape or a.size == 0:
+        raise ValueError(f"shapes {a.shape} and {b.shape}: expected the same images, [n] and [n], n >= 1")
+    lost, gained, n = int(np.sum(a & ~b)), int(np.sum(~a & b)), int(a.size)
+    share_lost, share_gained = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
+    centre = share_lost - share_gained
+    half = _z(confidence) * math.sqrt((share_lost + share_gained - centre**2) / (n + 2))
+    return PairedDrop((lost - gained) / n, max(-1.0, centre - half), min(1.0, centre + half), lost, gained, n)
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Two-sided exact McNemar p-value: the chance of a split at least this uneven were b as good as a.
+
+    Source: Q. McNemar, 1947, in its exact binomial form.
+    """
+    n = lost + gained
+    if n == 0:
+        return 1.0
+    return min(1.0, 2 * float(_binomial_cdf(n, 50.0)[min(lost, gained)]))
+
+
+def _z(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence}: expected a number in (0, 1)")
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def _student(z: float, freedom: int) -> float:
+    """Student's quantile from the normal one z (Abramowitz and Stegun 26.7.5); within 1 % from 4 degrees of freedom."""
+    v = float(freedom)
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
+
+
+def _check_p(p: float) -> None:
+    if not 0 < p < 100:
+        raise ValueError(f"percentile {p}: expected a number in (0, 100)")
+
+
+def _series(samples: npt.ArrayLike, least: int, what: str) -> npt.NDArray[np.float64]:
+    values = np.asarray(samples, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"samples of shape {values.shape}: expected [n]")
+    if len(values) < least:
+        raise ValueError(f"{what} needs {least} samples, found {len(values)}")
+    if not np.isfinite(values).all():
+        raise ValueError("samples that are not finite")
+    return values
+
+
+def _binomial_cdf(n: int, p: float) -> npt.NDArray[np.float64]:
+    """[n + 1]: P(Binomial(n, 1 - p/100) <= k) for every k, summed in logs so that no term overflows."""
+    over = 1 - p / 100
+    k = np.arange(1, n + 1)
+    log_terms = np.concatenate(([0.0], np.cumsum(np.log((n - k + 1) / k) + math.log(over) - math.log1p(-over))))
+    return np.asarray(np.minimum(1.0, np.cumsum(np.exp(log_terms + n * math.log1p(-over)))))

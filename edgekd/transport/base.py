@@ -1,0 +1,69 @@
+"""How a command gets to a device and files get there and back."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from edgekd.errors import MissingTool
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that ended by itself."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Transport(ABC):
+    """The way to one device. Each file of this folder but this one holds one, called `Link`.
+
+    Attributes:
+        python: The device's Python, as `run` starts it.
+        shares_files: Whether the device sees this machine's files under the same paths: nothing large need be copied.
+    """
+
+    python: str
+    shares_files: bool
+
+    @abstractmethod
+    def push(self, folder: Path) -> str:
+        """Bring a folder to the device; gives its path there."""
+
+    @abstractmethod
+    def run(self, argv: Sequence[str]) -> Completed:
+        """Run a command on the device until it ends; any exit code is an answer.
+
+        Raises:
+            MissingTool: The program is not there.
+            StageFailed: It was killed (out of memory?), or the connection was lost.
+        """
+
+    @abstractmethod
+    def pull(self, there: str, folder: Path) -> None:
+        """Bring the files of a folder on the device into a folder here.
+
+        Raises:
+            StageFailed: They are not there, or cannot be written here.
+        """
+
+
+def connect(name: str) -> Transport:
+    """The transport of a device profile's `transport:` key.
+
+    Raises:
+        MissingTool: No such transport.
+    """
+    module = f"edgekd.transport.{name}"
+    try:
+        return cast("Transport", importlib.import_module(module).Link())
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise MissingTool("device: transport", f"unknown name {name!r}", "a file of edgekd/transport") from error
