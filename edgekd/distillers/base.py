@@ -91,11 +91,13 @@ def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def teacher_of(teacher: Outputs | None) -> Outputs:
-    """The teacher's outputs.
+    """The teacher's outputs, cut off from whatever made them: no gradient reaches the teacher.
 
     Raises:
         RecipeError: There is no teacher and the method needs one.
     """
     if teacher is None:
         raise RecipeError("teacher", "there is none", "a teacher for this method", "add a teacher, or use: ce")
-    return teacher
+    return Outputs(
+        teacher.logits.detach(), {name: tap.detach() for name, tap in teacher.taps.items()}, teacher.index
+    )

@@ -10,9 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._inductor import cpp_builder
-from torch._inductor.exc import InvalidCxxCompiler
-from torch.utils._triton import has_triton
 
 from edgekd.errors import MissingTool
 from edgekd.recipe import Fit
@@ -38,17 +35,15 @@ def decide(fit: Fit, images: int, device: str, *, allowed: bool = True) -> Decis
         return Decision(False, "eager: compiling is off in this run")
     if fit.compile is False:
         return Decision(False, "eager: fit.compile is false")
-    missing = _missing_tool(device)
-    if fit.compile is True:
-        if missing:
-            raise MissingTool("fit.compile", f"true, and there is no {missing}", hint="--set student.fit.compile=false")
-        return Decision(True, "compiled: fit.compile is true")
-    if missing:
-        return Decision(False, f"eager: no {missing}")
     seen = images * fit.epochs
-    if seen < WORTH_IMAGES:
+    if fit.compile == "auto" and seen < WORTH_IMAGES:
         return Decision(False, f"eager: {seen:,} images to see, compiling pays from {WORTH_IMAGES:,}")
-    return Decision(True, f"compiled: {seen:,} images to see")
+    missing = _missing_tool(device)
+    if fit.compile == "auto":
+        return Decision(not missing, f"eager: no {missing}" if missing else f"compiled: {seen:,} images to see")
+    if missing:
+        raise MissingTool("fit.compile", f"true, and there is no {missing}", hint="--set student.fit.compile=false")
+    return Decision(True, "compiled: fit.compile is true")
 
 
 def compiled_student(network: nn.Module) -> Callable[..., Any]:
@@ -61,8 +56,19 @@ def compiled_teacher(network: nn.Module) -> Callable[..., Any]:
     return torch.compile(network, dynamic=False, options={"freezing": True})
 
 
+def forget() -> None:
+    """Drop the compiled code of this process: torch keeps 8 versions of a function, then silently runs it eager."""
+    import torch._dynamo  # a second to import, needed by compiled fits only
+
+    torch._dynamo.reset()
+
+
 def _missing_tool(device: str) -> str:
     """The tool that torch.compile lacks for a device; empty when it has all."""
+    from torch._inductor import cpp_builder  # a second to import, needed only where compiling is thinkable
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch.utils._triton import has_triton
+
     if device == "cuda":
         return "" if has_triton() else "Triton"
     if device != "cpu":

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -304,4 +303,4 @@ def _own_torch(settings: Settings) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         if settings.compile:
-            torch._dynamo.reset()
+            compiling.forget()

@@ -7,6 +7,7 @@ TensorRT, 2017. Needs: onnxruntime.
 from __future__ import annotations
 
 import io
+import math
 import tempfile
 from collections.abc import Iterable
 from contextlib import redirect_stdout
@@ -19,8 +20,8 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from edgekd import onnxfile
 from edgekd.errors import RecipeError, StageFailed
-from edgekd.onnxfile import INPUT
 from edgekd.quantizers.base import Quantizer
 
 # "distribution" is left out: it gives -2 dB on CIFAR networks
@@ -31,6 +32,9 @@ _METHODS = {
 }
 
 
+_HELD_BYTES = 8 * 2**30  # of activations at once: above it a machine of 16 GiB would be killed without a word
+
+
 class PTQ(Quantizer):
     """int8 by calibration alone: activation ranges from real training images, weights per channel.
 
@@ -38,7 +42,9 @@ class PTQ(Quantizer):
     1.5 times slower than float on x86, unsigned ones 1.8 times faster.
 
     Args:
-        calibrate: How ranges are chosen: `minmax`, `entropy` (least information lost) or `percentile` (99.999).
+        calibrate: How ranges are chosen: `minmax` (memory of one batch); `percentile` (99.999 % of the values, memory of
+            all images); `entropy` (memory of all images; onnxruntime looks for the threshold among 128 bins for 128
+            levels, which leaves one candidate: the ranges come out as those of `minmax`).
     """
 
     VERSION = 1
@@ -52,16 +58,23 @@ class PTQ(Quantizer):
     def quantize(self, graph: Path, out: Path, *, calibration: Iterable[npt.NDArray[np.float32]], scheme: str) -> Path:
         """Write the quantized graph; onnxruntime's own progress lines are swallowed."""
         self.require(scheme)
-        reader = _Reader(calibration)
+        batches = [batch for batch in calibration if len(batch)]
+        if not batches:
+            raise RecipeError("quantize.images", "no calibration image", "at least 1")
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
             prepared = Path(folder) / "prepared.onnx"
             # its optimizer would write onnxruntime's whole list of domains into the file, its symbolic shapes need torch
             quant_pre_process(graph, prepared, skip_optimization=True, skip_symbolic_shape=True)
+            if self.calibrate != "minmax":
+                # a histogram's bins are those of the first call: more than one would make the ranges hang on the
+                # batch size (34 to 38 dB seen), and a last batch of another size is refused
+                batches = [np.concatenate(batches)]
+                _check_memory(prepared, len(batches[0]), self.calibrate)
             try:
                 quantize_static(
                     prepared,
                     out,
-                    reader,
+                    _Reader(batches),
                     quant_format=QuantFormat.QDQ,
                     per_channel=True,
                     activation_type=QuantType.QUInt8,
@@ -69,23 +82,35 @@ class PTQ(Quantizer):
                     calibrate_method=_METHODS[self.calibrate],
                     # given in order: its default is the order of a set, another one in each process
                     op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
-                    # one batch at a time whatever the method: otherwise every activation of all images is held in
-                    # memory, and a last batch of another size is refused
-                    extra_options={"CalibStridedMinMax": 1},
+                    extra_options={"CalibStridedMinMax": 1},  # forget each batch before the next one
                 )
             except ValueError as error:
-                raise StageFailed(f"quantize/{scheme}", f"onnxruntime cannot quantize the graph: {error}") from error
+                raise StageFailed(f"quantized/{scheme}", f"onnxruntime cannot quantize the graph: {error}") from error
         return out
+
+
+def _check_memory(graph: Path, images: int, method: str) -> None:
+    model = onnxfile.load(graph).graph
+    weights = {tensor.name for tensor in model.initializer}
+    floats = [value for value in model.value_info if value.name not in weights]
+    # a free or unknown dimension (the batch) counts as 1
+    each = sum(math.prod(max(1, dim.dim_value) for dim in value.type.tensor_type.shape.dim) for value in floats)
+    held = each * images * np.dtype(np.float32).itemsize
+    if held > _HELD_BYTES:
+        raise RecipeError(
+            "quantize.images",
+            f"{method} holds every activation of {images} images at once: {held / 2**30:.1f} GiB",
+            f"at most {_HELD_BYTES / 2**30:.0f} GiB",
+            f"--set quantize.images={max(1, images * _HELD_BYTES // held)}, or --set quantize.calibrate=minmax",
+        )
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is untyped
     """Calibration batches as onnxruntime asks for them: a length, then ranges of batches."""
 
-    def __init__(self, batches: Iterable[npt.NDArray[np.float32]]) -> None:
-        self.batches = list(batches)
-        if not sum(len(batch) for batch in self.batches):
-            raise RecipeError("quantize.images", "no calibration image", "at least 1")
-        self.left = iter(self.batches)
+    def __init__(self, batches: list[npt.NDArray[np.float32]]) -> None:
+        self.batches = batches
+        self.left = iter(batches)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -95,4 +120,4 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is un
 
     def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
         batch = next(self.left, None)
-        return None if batch is None else {INPUT: batch}
+        return None if batch is None else {onnxfile.INPUT: batch}

@@ -256,11 +256,11 @@ def _samples(ax: Axes, bench: Latency, histogram: Histogram, colour: str) -> Non
     ax.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
     ax.grid(axis="y")
     ax.set_ylabel("samples")
-    title = f"{_short(bench.step, 60)}: n={histogram.n:,}"
+    title = f"{_short(bench.step, 44)}: n={histogram.n:,}"
     for label, number, line in (("p50", bench.p50_ms, "solid"), ("p90", bench.p90_ms, "dashed")):
         if number is not None:
             ax.axvline(number.value, color=INK, linewidth=1.1, linestyle=line)
-            title += f", {label} {words.milliseconds(number)} ms ({line})"
+            title += f", {label} {number.value:.{words.decimals(number.value)}f} ms ({line})"
     ax.set_title(title)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from edgekd import registry
 from edgekd.artifact import Artifact
 from edgekd.data import normalize
-from edgekd.data.base import DataSource, Decoded, Images, Labels, check_augment, check_resize
+from edgekd.data.base import SPLITS, DataSource, Decoded, Images, Labels, check_augment, check_resize
 from edgekd.data.roles import DATA_FILE, TWINS_FILE
 from edgekd.data.stratify import Hashes, content_hashes, twins
 from edgekd.errors import IntegrityError, RecipeError, StageFailed
@@ -117,9 +117,7 @@ def _reserve(descriptor: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
         return
-    start = (
-        os.lseek(descriptor, 0, os.SEEK_SET) + os.fstat(descriptor).st_blksize
-    )  # beyond the header, all zeros so far
+    start = os.fstat(descriptor).st_blksize  # behind the header; the file holds zeros alone there
     os.lseek(descriptor, start, os.SEEK_SET)
     for done in range(start, size, RESERVE_BYTES):
         os.write(descriptor, bytes(min(RESERVE_BYTES, size - done)))
@@ -159,7 +157,7 @@ def _duplicates(hashes: Mapping[str, Hashes], rule: str) -> tuple[dict[str, Any]
 
 def _without(decoded: Decoded, dropped: Mapping[str, Any], out: Path) -> dict[str, tuple[Images, Labels]]:
     """The splits without the dropped rows, in their files."""
-    splits = dict(decoded.splits)
+    splits = {split: decoded.splits[split] for split in SPLITS if split in decoded.splits}
     for split, rows in dropped.items():
         images, labels = splits[split]
         kept = np.delete(np.arange(len(images)), rows)

@@ -1,0 +1,22 @@
+"""Fixtures of the runner's tests."""
+
+import pytest
+from digit_bundle import BundleFolder
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A whole bundle in a folder of its own."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    return BundleFolder(folder)
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Profiles that measure for a twentieth of a second: the program is the same, its figures are not for use."""
+    from edgekd.runner import measure
+
+    monkeypatch.setattr(measure, "WARM_LEAST_S", 0.01)
+    for name in measure.PROFILES:
+        monkeypatch.setitem(measure.PROFILES, name, measure.Profile(64, 0.05, 0.01))
