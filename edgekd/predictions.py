@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,35 +24,52 @@ class Predictions:
         label: [N] int64, the true class.
         logits: [N, C] float16.
         role: [N] text, `val` or `test`.
+        answer: [N] int64, the top-1 class of the logits before they were rounded: float16 makes ties of small gaps, and
+            an exact import must reproduce its figure to the image.
     """
 
     row: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float16]
     role: npt.NDArray[np.str_]
+    answer: npt.NDArray[np.int64]
+
+    @classmethod
+    def make(
+        cls, row: npt.NDArray[np.int64], label: npt.NDArray[np.int64], logits: npt.NDArray[np.float32], role: str
+    ) -> Predictions:
+        """Predictions of one role from logits [N, C] at full precision; the first class wins a tie."""
+        roles: npt.NDArray[np.str_] = np.full(len(row), role, dtype="<U4")
+        answer = logits.argmax(axis=1).astype(np.int64)
+        return cls(np.asarray(row, np.int64), np.asarray(label, np.int64), logits.astype(np.float16), roles, answer)
+
+    @classmethod
+    def join(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Several roles as one table."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def of(self, role: str) -> Predictions:
         """The rows of one role."""
         mask = self.role == role
-        return Predictions(self.row[mask], self.label[mask], self.logits[mask], self.role[mask])
+        return Predictions(*(getattr(self, field.name)[mask] for field in fields(self)))
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:
-        """[N] bool: the top-1 answer is the label (the first class wins a tie)."""
-        return np.asarray(self.logits.argmax(axis=1) == self.label)
+        """[N] bool: the top-1 answer is the label."""
+        return np.asarray(self.answer == self.label)
 
 
 def save(folder: Path, predictions: Predictions) -> Path:
     """Write `predictions.npz` into a folder; the same predictions give the same bytes."""
     path = folder / FILE
-    np.savez(path, row=predictions.row, label=predictions.label, logits=predictions.logits, role=predictions.role)
+    np.savez(path, **{field.name: getattr(predictions, field.name) for field in fields(predictions)})
     return path
 
 
 def load(folder: Path) -> Predictions:
     """Read `predictions.npz` of an artifact's folder."""
     with np.load(folder / FILE, allow_pickle=False) as file:
-        return Predictions(file["row"], file["label"], file["logits"], file["role"])
+        return Predictions(*(file[field.name] for field in fields(Predictions)))
 
 
 def summarize(predictions: Predictions) -> dict[str, Any]:

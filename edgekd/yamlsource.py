@@ -62,7 +62,8 @@ def parse(text: str, name: str) -> Source:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        where = f"{name}:{error.problem_mark.line + 1}" if error.problem_mark is not None else name
+        mark: Any = error.problem_mark
+        where = f"{name}:{mark.line + 1}" if mark is not None else name
         raise RecipeError(where, f"is not valid YAML: {error.problem}", "key: value lines") from error
     except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(name, f"is not valid YAML: {error}", "key: value lines") from error

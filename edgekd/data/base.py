@@ -198,5 +198,6 @@ def settle_splits(found: Mapping[str, T], where: str) -> tuple[dict[str, T], str
         have = ", ".join(sorted(found)) or "none"
         raise RecipeError(where, f"splits found: {have}", "train, and test or val")
     if "test" in found:
-        return dict(found), "the source's own " + ", ".join(split for split in SPLITS if split in found)
+        ordered = {split: found[split] for split in SPLITS if split in found}
+        return ordered, "the source's own " + ", ".join(ordered)
     return {"train": found["train"], "test": found["val"]}, "the source's own train; its val is the test split"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from edgekd.errors import IntegrityError, RecipeError
@@ -16,8 +17,8 @@ from edgekd.models import family
 
 SHOWN_KEYS = 5  # of each kind of mismatch in an error: one screen
 
-# what unpickling and unzipping of broken bytes raise
-_BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError)
+# what unpickling and unzipping of broken bytes raise (LookupError: KeyError, IndexError)
+_BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError)
 
 
 def load_checkpoint(network: nn.Module, path: Path, model_name: str, *, where: str = "teacher.checkpoint") -> None:
@@ -54,13 +55,15 @@ def _read(path: Path, where: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise RecipeError(where, f"no file {path}", "a .safetensors file or a checkpoint of torch.save")
     try:
-        state: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        content = path.read_bytes()
     except OSError as error:
-        raise RecipeError(where, f"{path.name} cannot be read: {error.strerror or error}", "a readable file") from None
+        raise RecipeError(where, f"{path.name} cannot be read: {error.strerror}", "a readable file") from None
+    try:
+        state: Any = (
+            load(content)
+            if path.suffix == ".safetensors"
+            else torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+        )
     except (SafetensorError, *_BROKEN) as error:
         raise IntegrityError(
             where,

@@ -131,8 +131,7 @@ class Folder:
         if int(test.label.min()) < 0 or int(test.label.max()) >= classes:
             raise self._broken(predictions.FILE, f"a label outside 0..{classes - 1}")
         order = np.argsort(test.row, kind="stable")
-        answer = test.logits.argmax(axis=1).astype(np.int64)
-        return Answers(test.row[order], test.label[order], answer[order], classes)
+        return Answers(test.row[order], test.label[order], test.answer[order], classes)
 
     def size(self, *names: str) -> int | None:
         """Bytes of the first of these files that is there."""

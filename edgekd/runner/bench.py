@@ -142,8 +142,8 @@ def _answer(job: Job, result: Dict[str, Any], out: Path) -> None:
         raise RunnerError(
             INTEGRITY, job.bundle.model, "answers of shape {}".format(logits.shape), "[n, {}]".format(classes)
         )
-    truth, half = np.asarray(job.labels[rows]), logits.astype(np.float16)
-    right = int(np.sum(half.argmax(axis=1) == truth))  # of what predictions.npz holds, so that both say the same
+    truth, answer = np.asarray(job.labels[rows]), logits.argmax(axis=1).astype(np.int64)
+    right = int(np.sum(answer == truth))
     low, high = stats.wilson(right, len(rows))
     result["accuracy"] = {
         "right": right,
@@ -152,5 +152,5 @@ def _answer(job: Job, result: Dict[str, Any], out: Path) -> None:
         "top1_low_percent": 100 * low,
         "top1_high_percent": 100 * high,
     }
-    roles = np.full(len(rows), "test")
-    np.savez(str(out / "predictions.npz"), row=np.asarray(rows), label=truth, logits=half, role=roles)
+    columns = {"row": np.asarray(rows), "label": truth, "logits": logits.astype(np.float16)}
+    np.savez(str(out / "predictions.npz"), role=np.full(len(rows), "test"), answer=answer, **columns)

@@ -40,9 +40,8 @@ def predict(
         if len(rows):
             images = arrays.images(role).images
             logits = evaluate_onnx(path, images, rows, *norm, context.threads, console=context.console)
-            parts.append((rows, arrays.labels(role), logits.astype(np.float16), np.full(len(rows), role)))
-    row, label, rounded, roles = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Predictions(row, label, rounded, roles), logits
+            parts.append(Predictions.make(rows, arrays.labels(role), logits, role))
+    return Predictions.join(parts), logits
 
 
 def conclude(

@@ -29,6 +29,7 @@ def check(params: StudentParams, context: RunContext) -> None:
         RecipeError: Unknown model or method, taps that do not exist, settings that contradict each other.
         MissingTool: The device or the compiler named is not there.
     """
+    registry.check("distillers", params.distill.use, params.distill.args, "distill")
     distiller = registry.construct("distillers", params.distill.use, params.distill.args)
     if distiller.views != 1:
         raise RecipeError("distill.use", f"{params.distill.use} wants {distiller.views} views", "a method of one view")
@@ -117,5 +118,4 @@ def _agreement(student: Predictions, teacher: Predictions) -> dict[str, Any]:
         raise RecipeError(
             "teacher", "was evaluated on other test images than the student", "one data artifact for both"
         )
-    same = ours.logits.argmax(axis=1) == theirs.logits.argmax(axis=1)
-    return {"teacher_agreement_percent": 100.0 * float(same.mean())}
+    return {"teacher_agreement_percent": 100.0 * float((ours.answer == theirs.answer).mean())}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import save as save_tensors
 from torch import nn
@@ -17,6 +16,7 @@ from torch import nn
 from edgekd import models, predictions
 from edgekd.artifact import Artifact
 from edgekd.data import normalize, roles
+from edgekd.errors import RecipeError
 from edgekd.fit.batches import TrainingData
 from edgekd.fit.evaluate import evaluate
 from edgekd.fit.loop import Validate
@@ -84,12 +84,9 @@ def answers(network: nn.Module, data: Data, normal: Normal, device: str, which: 
     for role in which:
         images = data.arrays.images(role)
         if len(images.rows):
-            logits = evaluate(network, images.images, images.rows, *normal, device=device).astype(np.float16)
-            labels = np.asarray(data.arrays.labels(role), dtype=np.int64)
-            name: npt.NDArray[np.str_] = np.full(len(labels), role, dtype="<U4")
-            parts.append(Predictions(np.asarray(images.rows, dtype=np.int64), labels, logits, name))
-    columns = [[getattr(part, name) for part in parts] for name in ("row", "label", "logits", "role")]
-    return Predictions(*(np.concatenate(column) for column in columns))
+            logits = evaluate(network, images.images, images.rows, *normal, device=device)
+            parts.append(Predictions.make(images.rows, data.arrays.labels(role), logits, role))
+    return Predictions.join(parts)
 
 
 def validator(data: Data, normal: Normal, device: str) -> Validate | None:
@@ -131,6 +128,13 @@ def read_network(artifact: Artifact, data: Data) -> tuple[nn.Module, str, Normal
         RecipeError: It was made for other classes or images.
     """
     facts = json.loads((artifact.path / MODEL).read_text(encoding="utf-8"))
+    if len(facts["classes"]) != data.classes:
+        raise RecipeError(
+            artifact.step,
+            f"{artifact.id} is for {len(facts['classes'])} classes",
+            f"{data.classes} classes, as the data have",
+            "a teacher made from the same data",
+        )
     network = data.build(facts["model"])
     load_checkpoint(network, artifact.path / WEIGHTS, facts["model"], where=artifact.id)
     return network, facts["model"], (tuple(facts["normalize"]["mean"]), tuple(facts["normalize"]["std"]))

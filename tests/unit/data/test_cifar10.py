@@ -12,10 +12,8 @@ import pytest
 from edgekd.console import Console
 from edgekd.data.base import Decoded
 from edgekd.data.cifar10 import CIFAR10
-from edgekd.data.shards import decode_shards
-from edgekd.data.base import in_memory
 from edgekd.errors import IntegrityError, RecipeError
-from tests.unit.data.conftest import noise, parquet_folder, write_batches
+from tests.unit.data.made_up import noise, parquet_folder, write_batches
 
 TRAIN, TEST = noise(10), noise(4, seed=1)
 
@@ -151,16 +149,3 @@ def test_batches_of_the_wrong_form(tmp_path: Path, batch: dict[bytes, Any]) -> N
     (folder / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
     with pytest.raises(IntegrityError, match="test_batch"):
         decode(tmp_path)
-
-
-@pytest.mark.data
-def test_the_real_test_split(data_root: Path) -> None:
-    located = CIFAR10().locate([data_root])
-    test = [file for file in located.files if file.name.startswith("test")]
-    # The same file twice: this test is about its content, and decoding train takes seconds.
-    quiet = Console(quiet=True)
-    as_train = [Path(str(file)) for file in test]
-    data = decode_shards([*as_train, *located.files], None, None, quiet, in_memory, "data.use")
-    assert data.classes == (
-        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-    )  # fmt: skip

@@ -46,7 +46,7 @@ def test_our_own_and_foreign_files(tmp_path: Path) -> None:
         ("resnet20_a", 10, "missing layer1.1.conv1.weight"),
         ("resnet8", 10, "missing layer2.0.shortcut"),
         ("resnet8_a", 100, "other shape classifier.weight 10x64 for 100x64"),
-        ("wrn_16_1", 10, "unexpected layer1.0.bn1.weight"),
+        ("wrn_16_1", 10, "missing layer1.1.bn1.weight"),
     ],
 )
 def test_another_architecture_lists_what_differs(tmp_path: Path, name: str, classes: int, told: str) -> None:
@@ -55,7 +55,7 @@ def test_another_architecture_lists_what_differs(tmp_path: Path, name: str, clas
         load_checkpoint(build(name, classes=classes), tmp_path / "w.pt", name, where="student.checkpoint")
     text = str(caught.value)
     assert text.startswith(f"student.checkpoint: w.pt does not fit {name}")
-    assert told.split(" ")[0] in text and (told in text or name == "wrn_16_1")
+    assert told in text
     assert len(text) < 2000 and text.count(",") <= 20
 
 

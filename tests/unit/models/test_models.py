@@ -167,8 +167,8 @@ def test_initial_weights() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(RecipeError, match="resnet21") as caught:
-        models.build("resnet21", classes=10)
+    with pytest.raises(RecipeError, match="resnett20") as caught:
+        models.build("resnett20", classes=10)
     assert "resnet20" in caught.value.hint
     for bad in ({"classes": 1}, {"classes": 10, "channels": 0}, {"classes": 10, "size": (0, 3)}):
         with pytest.raises(RecipeError, match="model"):

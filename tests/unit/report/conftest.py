@@ -59,10 +59,10 @@ class Maker:
         wrong = hard > np.quantile(hard, accuracy)
         shift = self.random.choice([1, 1, 2, len(self.classes) - 1], self.n)
         answer = np.where(wrong, (self.label + shift) % len(self.classes), self.label)
-        logits = np.zeros((self.n, len(self.classes)), np.float16)
+        logits = np.zeros((self.n, len(self.classes)), np.float32)
         logits[np.arange(self.n), answer] = 5
         row = np.arange(self.n) if rows is None else rows
-        predictions.save(path, Predictions(row, self.label, logits, np.full(self.n, "test")))
+        predictions.save(path, Predictions.make(row, self.label, logits, "test"))
 
     def write(self, path: Path, name: str, value: Any) -> None:
         (path / name).write_text(json.dumps(value), encoding="utf-8")

@@ -93,7 +93,7 @@ def test_order_of_the_rows_does_not_matter(make, recipe):
     path = maker.made["quantized/u8s8"].path
     old, order = predictions.load(path), np.random.default_rng(1).permutation(maker.n)
     predictions.save(
-        path, predictions.Predictions(*(getattr(old, k)[order] for k in ("row", "label", "logits", "role")))
+        path, predictions.Predictions(*(getattr(old, k)[order] for k in ("row", "label", "logits", "role", "answer")))
     )
     assert facts.gather(maker.made, recipe) == before
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import io
 import json
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
-
-from edgekd.console import Console
-from edgekd.stages.base import RunContext
 
 Array = npt.NDArray[np.uint8]
 
@@ -72,16 +68,3 @@ def write_batches(folder: Path, train: Array, test: Array, classes: Sequence[str
     meta = {b"label_names": [name.encode() for name in classes]}
     (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol=2))
     return folder
-
-
-@pytest.fixture
-def quiet() -> Console:
-    return Console(quiet=True)
-
-
-@pytest.fixture
-def make_context(tmp_path: Path) -> Callable[..., RunContext]:
-    def make(*roots: Path) -> RunContext:
-        return RunContext(roots, None, tmp_path / "resume", Console(quiet=True))
-
-    return make
