@@ -38,8 +38,8 @@ def augment(images: Tensor, spec: Sequence[str], generator: torch.Generator) -> 
     batch, height, width, channels = images.shape
     pad = next((int(token.removeprefix("crop")) for token in spec if token.startswith("crop")), 0)
     if spec:
-        rows = torch.arange(height, device=images.device).expand(batch, height)
-        columns = torch.arange(width, device=images.device).expand(batch, width)
+        rows = _count(height, images).expand(batch, height)
+        columns = _count(width, images).expand(batch, width)
         if "flip" in spec:
             mirrored = _draw(2, (batch, 1), images, generator).bool()
             columns = torch.where(mirrored, columns.flip(1), columns)
@@ -48,7 +48,7 @@ def augment(images: Tensor, spec: Sequence[str], generator: torch.Generator) -> 
             rows, columns = rows + offsets[0], columns + offsets[1]
         padded = functional.pad(images, (0, 0, pad, pad, pad, pad)) if pad else images
         # Pixel numbers in the padded batch laid flat: index_select copies whole pixels and is the fastest form measured on CPU.
-        first = torch.arange(batch, device=images.device)[:, None] * (height + 2 * pad)
+        first = _count(batch, images)[:, None] * (height + 2 * pad)
         numbers = ((first + rows) * (width + 2 * pad))[:, :, None] + columns[:, None, :]
         images = padded.reshape(-1, channels).index_select(0, numbers.flatten()).view(batch, height, width, channels)
     return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last).div_(255)
@@ -56,4 +56,9 @@ def augment(images: Tensor, spec: Sequence[str], generator: torch.Generator) -> 
 
 def _draw(high: int, shape: tuple[int, ...], images: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform integers 0 .. high - 1 on the images' device."""
-    return torch.randint(high, shape, generator=generator, device=generator.device).to(images.device)
+    return torch.randint(high, shape, generator=generator, device=generator.device, dtype=torch.int32).to(images.device)
+
+
+def _count(n: int, images: Tensor) -> Tensor:
+    """0 .. n - 1 on the images' device; int32 halves the traffic of the gather and reaches 2^31 pixels a batch."""
+    return torch.arange(n, device=images.device, dtype=torch.int32)

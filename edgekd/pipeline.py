@@ -190,13 +190,15 @@ def fit_of(params: Params) -> Fit | None:
 
 
 def _key_params(params: Params) -> dict[str, Any]:
-    """Parameters as they are hashed: `auto` and a named device that mean the same give the same key."""
+    """Parameters as they are hashed: no path, and `auto` and a named device that mean the same give the same key."""
     values = params.model_dump(mode="json")
     for name in ("device", "precision"):
         if isinstance(values.get("fit"), dict):
             values["fit"].pop(name)
     if values.get("checkpoint_sha256"):
         values.pop("checkpoint")  # its bytes count, not its name
+    if values.get("sources"):
+        values["args"] = {k: v for k, v in values["args"].items() if k != "path"}  # likewise
     return values
 
 

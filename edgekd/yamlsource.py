@@ -62,7 +62,7 @@ def parse(text: str, name: str) -> Source:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        mark: Any = error.problem_mark
+        mark = error.problem_mark
         where = f"{name}:{mark.line + 1}" if mark is not None else name
         raise RecipeError(where, f"is not valid YAML: {error.problem}", "key: value lines") from error
     except (yaml.YAMLError, ValueError) as error:
@@ -81,7 +81,8 @@ def scalar(text: str, where: str) -> Any:
 def _refuse_code(text: str, name: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        where = f"{name}:{event.start_mark.line + 1}"
+        mark: Any = event.start_mark
+        where = f"{name}:{mark.line + 1}"
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise RecipeError(where, "uses a YAML anchor or alias", "plain values: a recipe is data only")
         tag = getattr(event, "tag", None)

@@ -153,10 +153,14 @@ def _other_padding(model: onnx.ModelProto) -> None:
 
 MUTATIONS: dict[str, Callable[[onnx.ModelProto], None]] = {
     "wrong weights": lambda model: _weights(model, 4, 2, lambda w: w[::-1]),
-    "one filter scaled": lambda model: _weights(model, 4, 0, lambda w: w * np.linspace(1, 1.02, len(w))[:, None, None, None]),
+    "one filter scaled": lambda model: _weights(
+        model, 4, 0, lambda w: w * np.linspace(1, 1.02, len(w))[:, None, None, None]
+    ),
     "kernels transposed": lambda model: _weights(model, 4, 1, lambda w: w.swapaxes(2, 3)),
     "colours swapped": lambda model: _weights(model, 4, 0, lambda w: w[:, ::-1]),
-    "classes swapped": lambda model: _weights(model, 2, 0, lambda w: w[::-1] if w.shape[0] == len(CLASSES) else w[:, ::-1]),
+    "classes swapped": lambda model: _weights(
+        model, 2, 0, lambda w: w[::-1] if w.shape[0] == len(CLASSES) else w[:, ::-1]
+    ),
     "no relu": _without_relu,
     "other padding": _other_padding,
 }

@@ -48,6 +48,7 @@ def write_report(workspace: Path, folder: Path | None) -> Page:
     facts = gather(current.artifacts(workspace, run), run.recipe)
     place = folder or workspace / "reports" / run.name
     page = Page(place / "report.html", place / "report.json", facts)
-    write_atomically(page.html, html.render(facts).encode())
+    if not html.is_current(page.html, facts):  # drawing takes seconds; the same facts give the same page
+        write_atomically(page.html, html.render(facts).encode())
     write_atomically(page.json, canonical(text.as_json(facts)))
     return page

@@ -89,13 +89,18 @@ class PTQ(Quantizer):
         return out
 
 
-def _check_memory(graph: Path, images: int, method: str) -> None:
+def held_bytes(graph: Path, images: int) -> int:
+    """Bytes of all inner activations of a graph with inferred shapes, for so many images at once."""
     model = onnxfile.load(graph).graph
     weights = {tensor.name for tensor in model.initializer}
-    floats = [value for value in model.value_info if value.name not in weights]
-    # a free or unknown dimension (the batch) counts as 1
-    each = sum(math.prod(max(1, dim.dim_value) for dim in value.type.tensor_type.shape.dim) for value in floats)
-    held = each * images * np.dtype(np.float32).itemsize
+    shapes = [value.type.tensor_type.shape for value in model.value_info if value.name not in weights]
+    # a free dimension (the batch) counts as 1
+    values = sum(math.prod(max(1, dim.dim_value) for dim in shape.dim) for shape in shapes)
+    return values * images * np.dtype(np.float32).itemsize
+
+
+def _check_memory(graph: Path, images: int, method: str) -> None:
+    held = held_bytes(graph, images)
     if held > _HELD_BYTES:
         raise RecipeError(
             "quantize.images",

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgekd.errors import IntegrityError
-from edgekd.report import evaluated
+from edgekd.report import evaluated, words
 from edgekd.report.bench import latency
-from edgekd.report.folder import Answers, Folder, clean
+from edgekd.report.datapart import data_facts
+from edgekd.report.folder import Answers, Folder, clean, flat
 from edgekd.report.schema import (
     DataFacts,
     Drop,
@@ -49,7 +50,7 @@ def gather(artifacts: Mapping[str, Artifact], recipe: Mapping[str, Any] | None =
     answers = {name: found for name, folder in folders.items() if (found := folder.answers()) is not None}
     benches = tuple(latency(name, folder) for name, folder in folders.items() if _kind(name) == "bench")
     void = {bench.step for bench in benches if bench.state == "void"}
-    data = _data(folders["data"]) if "data" in folders else None
+    data = data_facts(folders) if "data" in folders else None
     plain = clean(recipe) if recipe is not None else None
     return Facts(
         name=str(plain.get("name") or "edgekd") if plain else "edgekd",
@@ -66,6 +67,7 @@ def gather(artifacts: Mapping[str, Artifact], recipe: Mapping[str, Any] | None =
         attention=attention(folders.get("student")),
         data=data,
         lineage=tuple(_link(name, folder) for name, folder in folders.items()),
+        made_with=_made_with(list(folders.values())),
     )
 
 
@@ -127,7 +129,7 @@ def _row(name: str, folders: Mapping[str, Folder], answers: Mapping[str, Answers
         latency_p50_ms=bench.p50_ms if bench else None,
         latency_p90_ms=bench.p90_ms if bench else None,
         device=bench.device if bench else None,
-        verdict=bench.verdict if bench is not None and void else _verdict(name, folders, answers, drop),
+        verdict=words.void(bench) if bench is not None and void else _verdict(name, folders, answers, drop),
     )
 
 
@@ -169,12 +171,17 @@ def _what(name: str, folder: Folder, model: Mapping[str, Any]) -> str:
     if kind == "graph":
         return f"{network} as fp32 ONNX, opset {model.get('opset', params.get('opset', '?'))}"
     if kind == "quantized":
-        calibration = (folder.json("calibration.json") or {}).get("method", "")
-        return ", ".join(part for part in (f"{network} as {rest}", str(calibration)) if part)
+        return f"{network} as {rest}{_calibration(folder)}"
     if kind == "bench":
         target, _, device = rest.partition("@")
         return f"{target} measured on {device}"
     return f"{rest} file" if rest else network
+
+
+def _calibration(folder: Folder) -> str:
+    found = folder.json("calibration.json") or {}
+    rule, images = (found.get("args") or {}).get("calibrate"), found.get("images")
+    return ", calibrated" + (f" by {rule}" if rule else "") + f" on {images:,} images" if images else ""
 
 
 def _shipped(
@@ -192,26 +199,15 @@ def _shipped(
     return evaluated.evaluate(name, folders[name].artifact.id, found, classes)
 
 
-def _data(folder: Folder) -> DataFacts | None:
-    data = folder.json("data.json")
-    if data is None:
-        return None
-    duplicates = data.get("duplicates") or {}
-    return DataFacts(
-        artifact=folder.artifact.id,
-        name=str(data.get("name", "")),
-        kind=str(data.get("kind", "")),
-        layout=str(data.get("layout", "")),
-        shape=f"{data.get('height', '?')} x {data.get('width', '?')} x {data.get('channels', '?')}",
-        classes=tuple(map(str, data.get("classes", ()))),
-        splits={str(name): int(n) for name, n in (data.get("splits") or {}).items()},
-        split_rule=str(data.get("split_rule", "")),
-        duplicates=", ".join(f"{key} {value}" for key, value in duplicates.items()),
-    )
-
-
 def _link(name: str, folder: Folder) -> Link:
     artifact = folder.artifact
     return Link(
         step=name, artifact=artifact.id, key=artifact.key, digest=artifact.digest, inputs=clean(artifact.inputs)
     )
+
+
+def _made_with(folders: list[Folder]) -> tuple[tuple[str, str], ...]:
+    """Versions, host and source of what was made last; the host's own name stays at home."""
+    manifest = folders[-1].artifact.manifest if folders else {}
+    shown = {key: manifest[key] for key in ("versions", "source", "host", "threads", "seed") if key in manifest}
+    return tuple(row for row in flat(clean(shown)) if row[0] != "host.name")

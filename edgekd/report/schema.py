@@ -7,7 +7,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = 1
-RECONSTRUCTION = "RTK here is an edgekd reconstruction from the paper's abstract, not the authors' code"
 
 State = Literal["ok", "void", "not run", "skipped"]
 
@@ -147,7 +146,15 @@ class Histogram(Fact):
 
 
 class Latency(Fact):
-    """One benchmark; a void one keeps its reason and gives no numbers."""
+    """One benchmark; a void one keeps its reasons and gives no numbers.
+
+    Attributes:
+        verdict: `valid`, `valid-unlocked` or `void`.
+        reasons: What speaks against the figures.
+        p50_ms: End to end, batch 1; likewise p90_ms.
+        throughput_per_s: Images a second in batches of `throughput_batch`.
+        machine: State and versions as the runner recorded them, (name, value).
+    """
 
     step: str
     artifact: str
@@ -158,6 +165,8 @@ class Latency(Fact):
     p50_ms: Number | None = None
     p90_ms: Number | None = None
     throughput_per_s: float | None = None
+    throughput_batch: int | None = None
+    reasons: tuple[str, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     samples_found: tuple[str, ...] = ()
     machine: tuple[tuple[str, str], ...] = ()
@@ -174,7 +183,12 @@ class Attention(Fact):
 
 
 class DataFacts(Fact):
-    """The data set and the disjoint parts it was used in."""
+    """The data set and the disjoint parts it was used in.
+
+    Attributes:
+        splits: Images of each split of the source.
+        roles: What was done with them: held out, calibrated on, looked at; (name, text).
+    """
 
     artifact: str
     name: str
@@ -185,6 +199,7 @@ class DataFacts(Fact):
     splits: dict[str, int]
     split_rule: str
     duplicates: str
+    roles: tuple[tuple[str, str], ...]
 
 
 class Link(Fact):
@@ -198,7 +213,12 @@ class Link(Fact):
 
 
 class Facts(Fact):
-    """Everything a report says."""
+    """Everything a report says.
+
+    Attributes:
+        reconstruction: The sentence to print when the method is rebuilt from an abstract.
+        made_with: Machine, versions and source of the last artifact, (name, value).
+    """
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -211,3 +231,4 @@ class Facts(Fact):
     attention: Attention | None
     data: DataFacts | None
     lineage: tuple[Link, ...]
+    made_with: tuple[tuple[str, str], ...]

@@ -74,7 +74,8 @@ def notes(facts: Facts) -> list[str]:
             "drop: top-1 lost against the step that it was made from, same images, paired interval; below 0 = gained"
         )
     for bench in facts.latency:
-        lines.append(f"{bench.step}: {bench.verdict if bench.state == 'void' else words.speed(bench)}")
+        figures = "" if bench.state == "void" else f"{words.speed(bench)}; "
+        lines.append(f"{bench.step}: {figures}{words.state(bench)}")
     lowest = min(
         (row for row in (facts.shipped.recall if facts.shipped else ()) if row.percent is not None),
         key=lambda row: row.percent or 0.0,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd import registry
 from edgekd.errors import IntegrityError
 from edgekd.report.folder import Folder, clean
 from edgekd.report.schema import Attention, Curve
@@ -22,10 +23,19 @@ def method(student: Folder) -> str:
 
 def reconstruction(student: Folder | None) -> str | None:
     """The sentence that a report must carry when the method is rebuilt from an abstract, else None."""
-    if student is None or not student.metrics.get("reconstruction"):
+    if student is None:
         return None
-    name = (method(student) or "method").upper()
-    return f"{name} here is an edgekd reconstruction from the paper's abstract, not the authors' code"
+    distill = student.params.get("distill") or {}
+    parts = (distill.get("args") or {}).get("of") or []
+    used = [method(student), *(part.get("use") for part in parts if isinstance(part, Mapping))]
+    known = registry.plugins("distillers")
+    rebuilt = [name for name in used if name in known and known[name].attributes.get("reconstruction")]
+    if not rebuilt and student.metrics.get("reconstruction"):
+        rebuilt = [method(student) or "the method"]
+    if not rebuilt:
+        return None
+    names = " and ".join(name.upper() for name in rebuilt)
+    return f"{names} here is an edgekd reconstruction from the paper's abstract, not the authors' code"
 
 
 def curve(name: str, what: str, folder: Folder) -> Curve | None:

@@ -87,6 +87,26 @@ def speed(bench: Latency) -> str:
     return f"{', '.join(parts)} on {bench.device}" + (f" (n={count(n)} runs)" if n is not None else "")
 
 
+def void(bench: Latency) -> str:
+    """Why a measurement must not be used."""
+    return f"void: {'; '.join(bench.reasons) or 'no reason recorded'}"
+
+
+def state(bench: Latency) -> str:
+    """The verdict of a measurement with what speaks against it."""
+    if bench.state == "void":
+        return void(bench)
+    return f"{bench.verdict}: {'; '.join(bench.reasons)}" if bench.reasons else bench.verdict
+
+
+def throughput(bench: Latency) -> str:
+    """Images a second with the batch that they came in."""
+    if bench.throughput_per_s is None:
+        return NONE
+    batch = f" (batch {bench.throughput_batch})" if bench.throughput_batch is not None else ""
+    return f"{bench.throughput_per_s:,.0f}{batch}"
+
+
 def next_command(facts: Facts) -> str:
     """The next thing to type: what makes the first step that was not run."""
     missing = [row.command for row in facts.stages if row.state == "not run" and row.command]

@@ -152,5 +152,11 @@ def _answer(job: Job, result: Dict[str, Any], out: Path) -> None:
         "top1_low_percent": 100 * low,
         "top1_high_percent": 100 * high,
     }
-    columns = {"row": np.asarray(rows), "label": truth, "logits": logits.astype(np.float16)}
-    np.savez(str(out / "predictions.npz"), role=np.full(len(rows), "test"), answer=answer, **columns)
+    np.savez(
+        str(out / "predictions.npz"),
+        row=np.asarray(rows),
+        label=truth,
+        logits=logits.astype(np.float16),
+        role=np.full(len(rows), "test"),
+        answer=answer,
+    )

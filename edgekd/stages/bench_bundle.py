@@ -66,23 +66,10 @@ def lay_bundle(
         tolerance: Largest error of a golden logit / range of the golden logits.
         share: The device sees this machine's files: the test images stay where they lie.
     """
-    data, export = inputs["data"], inputs["export"]
-    facts = json.loads((export.path / FACTS).read_text(encoding="utf-8"))
+    facts = json.loads((inputs["export"].path / FACTS).read_text(encoding="utf-8"))
     folder.mkdir()
-    np.save(folder / ROWS, roles.split(data, params.roles).rows["test"])
-    files = {ROWS: sha256(folder / ROWS)}
-    named: dict[str, str] = {}
-    for artifact, name, stays in (
-        (export, MODEL, False),
-        (export, GOLDEN, False),
-        (data, IMAGES, share),
-        (data, LABELS, share),
-    ):
-        source = (artifact.path / name).resolve()
-        if not stays:
-            shutil.copyfile(source, folder / name)
-        named[name] = str(source) if stays else name
-        files[named[name]] = artifact.manifest["files"][name]["sha256"]
+    np.save(folder / ROWS, roles.split(inputs["data"], params.roles).rows["test"])
+    named, files = _gather(inputs, folder, share)
     bundle = {
         "schema_version": SCHEMA_VERSION,
         "model": named[MODEL],
@@ -99,6 +86,19 @@ def lay_bundle(
         "golden": named[GOLDEN],
         "tolerance": tolerance,
         "batch": BATCH,
-        "files": files,
+        "files": {**files, ROWS: sha256(folder / ROWS)},
     }
     (folder / FILE).write_text(json.dumps(bundle, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _gather(inputs: Mapping[str, Artifact], folder: Path, share: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """Copy the artifacts' files into the bundle, or name them where they lie: ({file: name in the bundle}, {name: SHA-256})."""
+    named, files = {}, {}
+    for role, name in (("export", MODEL), ("export", GOLDEN), ("data", IMAGES), ("data", LABELS)):
+        source = (inputs[role].path / name).resolve()
+        stays = share and role == "data"
+        if not stays:
+            shutil.copyfile(source, folder / name)
+        named[name] = str(source) if stays else name
+        files[named[name]] = str(inputs[role].manifest["files"][name]["sha256"])
+    return named, files

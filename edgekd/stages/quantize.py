@@ -35,10 +35,13 @@ def check(params: QuantizeParams, context: RunContext) -> None:
     """Raise what can be known before work.
 
     Raises:
-        RecipeError: Unknown quantizer, argument or scheme, or no calibration image asked.
+        RecipeError: Unknown quantizer, argument or scheme; no calibration image asked, or more than `data.train`.
     """
     if params.images < 1:
         raise RecipeError("quantize.images", str(params.images), ">= 1")
+    train = params.roles.train
+    if train is not None and params.images > train:  # before training, not after it
+        raise RecipeError("quantize.images", f"{params.images} images", f"1 to {train}, the size of data.train")
     _quantizer(params)
 
 

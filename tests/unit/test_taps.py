@@ -74,7 +74,10 @@ def test_half_precision_reduces_in_float32(network, images) -> None:
 
 def test_unknown_taps_are_errors_of_the_recipe(network) -> None:
     points = models.taps("resnet8", network)
-    with pytest.raises(RecipeError, match=r"no tap 'block.9'"), tapped(network, points, [("block.9", "map")], MEAN, STD):
+    with (
+        pytest.raises(RecipeError, match=r"no tap 'block.9'"),
+        tapped(network, points, [("block.9", "map")], MEAN, STD),
+    ):
         pass
     elsewhere = {"x": TapPoint("layer9.0", "output")}
     with pytest.raises(RecipeError, match=r"layer9\.0"), tapped(network, elsewhere, [("x", "map")], MEAN, STD):

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up import noise, parquet_folder, write_batches
 
 from edgekd.console import Console
 from edgekd.data.base import Decoded
 from edgekd.data.cifar10 import CIFAR10
 from edgekd.errors import IntegrityError, RecipeError
-from tests.unit.data.made_up import noise, parquet_folder, write_batches
 
 TRAIN, TEST = noise(10), noise(4, seed=1)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up import encode, noise, parquet_folder, write_parquet
+from tolerances import PUBLISHED_STATISTICS
 
 from edgekd.console import Console
 from edgekd.data import normalize
@@ -17,7 +19,6 @@ from edgekd.errors import IntegrityError, RecipeError, StageFailed
 from edgekd.plan import DataParams, Roles
 from edgekd.stages import data
 from edgekd.stages.base import RunContext, StageResult
-from tests.unit.data.made_up import encode, noise, parquet_folder, write_parquet
 
 Run = Callable[..., tuple[Path, StageResult]]
 PETS = DataParams(use="parquet", args={"path": "pets"})
@@ -162,7 +163,7 @@ def test_the_real_cifar10(data_root: Path, run: Run) -> None:
     assert np.bincount(np.load(out / "labels_train.npy")).tolist() == [5_000] * 10
     assert np.bincount(np.load(out / "labels_test.npy")).tolist() == [1_000] * 10
     measured = normalize.measure(np.load(out / "images_train.npy", mmap_mode="r"))
-    assert np.allclose(measured, normalize.NAMED["cifar10"], atol=1e-3)
+    assert np.allclose(measured, normalize.NAMED["cifar10"], atol=PUBLISHED_STATISTICS)
     assert info(out)["duplicates"] == {"rule": "error", "dropped": 0, "groups": 0, "repeated_in_train": 0}
     roles = split(out, Roles(val=5_000))
     assert np.bincount(roles.labels("val")).tolist() == [500] * 10

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up import Array, encode, noise
 
 from edgekd.console import Console
 from edgekd.data.base import Decoded
 from edgekd.data.imagefolder import ImageFolder
 from edgekd.errors import IntegrityError, RecipeError
-from tests.unit.data.made_up import Array, encode, noise
 
 
 def write(folder: Path, images: Array, ending: str = "png") -> None:

@@ -4,13 +4,13 @@ import io
 
 import numpy as np
 import pytest
+from made_up import encode, noise
 from PIL import Image
 
 from edgekd.console import Console
 from edgekd.data.base import Images, in_memory
 from edgekd.data.images import Form, Stream, decode_streams, probe, resize_all, to_array
 from edgekd.errors import IntegrityError, RecipeError
-from tests.unit.data.made_up import encode, noise
 
 
 def decode(blobs: list[bytes], size: int | None = None, resize: str | None = None) -> Images:

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from made_up import noise
 
 from edgekd.data import normalize
 from edgekd.errors import RecipeError
-from tests.unit.data.made_up import noise
 
 OWN = {"channels": 3, "normalize": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}
 

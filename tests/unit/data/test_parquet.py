@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up import encode, noise, parquet_folder, write_parquet
 
 from edgekd.console import Console
 from edgekd.data.base import Decoded
 from edgekd.data.parquet import ImageParquet
 from edgekd.errors import IntegrityError, RecipeError
-from tests.unit.data.made_up import encode, noise, parquet_folder, write_parquet
 
 
 def decode(folder: Path, size: int | None = None) -> Decoded:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import noise
 
 from edgekd.data.calibration import calibration_rows, golden_rows
 from edgekd.data.roles import RoleArrays, split
 from edgekd.data.stratify import stratified
 from edgekd.errors import IntegrityError, RecipeError
 from edgekd.plan import Roles
-from tests.unit.data.made_up import noise
 
 CLASSES, TRAIN, TEST = 4, 200, 40
 

@@ -14,6 +14,8 @@ import pytest
 from edgekd import predictions
 from edgekd.artifact import Artifact
 from edgekd.predictions import Predictions
+from edgekd.report.facts import gather
+from edgekd.report.schema import Facts
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -49,6 +51,9 @@ class Maker:
             "metrics": metrics or {},
             "params": params or {},
             "files": {},
+            "test_touches": 1 if "export" not in step and step != "data" else 0,
+            "versions": {"edgekd": "0.1.0", "torch": "2.15.0"},
+            "host": {"system": "Linux", "name": "secret-host"},
         }
         self.made[step] = Artifact(path, manifest)
         return path
@@ -91,8 +96,8 @@ class Maker:
 
     def student(self, use: str = "rtk", epochs: int = 60) -> None:
         inputs = ("data",) if use == "ce" else ("data", "teacher")
-        metrics = {"reconstruction": use == "rtk", "val_top1_percent": 91.2, "n_val": 500}
-        path = self.artifact("student", inputs, metrics, {"model": "resnet20", "distill": {"use": use, "args": {}}})
+        metrics = {"val_top1_percent": 91.2, "n_val": 500}
+        path = self.artifact("student", inputs, metrics, self.distilled(use))
         self.write(path, "model.json", {"model": "resnet20", "parameters": 272474, "macs": 40817162})
         history = []
         for epoch in range(1, epochs + 1):
@@ -110,15 +115,27 @@ class Maker:
             }
             np.savez(path / "diagnostics.npz", attention=attention, **{k: np.array(v) for k, v in taps.items()})
 
+    @staticmethod
+    def distilled(use: str) -> dict[str, Any]:
+        return {
+            "model": "resnet20",
+            "distill": {"use": use, "args": {}},
+            "roles": {"val": 500, "train": None, "seed": 0},
+        }
+
     def graph(self) -> None:
         path = self.artifact("graph", ("data", "student"), {"file_bytes": 1093217})
         self.write(path, "model.json", {"model": "resnet20", "parameters": 272474, "macs": 40817162, "opset": 18})
         (path / "predictions.npz").write_bytes((self.made["student"].path / "predictions.npz").read_bytes())
 
     def quantized(self) -> None:
-        path = self.artifact("quantized/u8s8", ("data", "graph"), {"file_bytes": 371002}, {"scheme": "u8s8"})
+        path = self.artifact(
+            "quantized/u8s8", ("data", "graph"), {"file_bytes": 371002, "calibration_images": 512}, {"scheme": "u8s8"}
+        )
         self.write(path, "model.json", {"model": "resnet20", "parameters": 272474, "macs": 40817162})
-        self.write(path, "calibration.json", {"rows": [1, 2], "seed": 0, "method": "entropy"})
+        self.write(
+            path, "calibration.json", {"rows": [1, 2], "images": 512, "seed": 0, "args": {"calibrate": "entropy"}}
+        )
         self.answers(path, 0.915, noise=0.03)
 
     def export(self, target: str, source: str) -> None:
@@ -134,17 +151,19 @@ class Maker:
             "latency_p50_low_ms": p50 * 0.997,
             "latency_p50_high_ms": p50 * 1.003,
             "latency_p90_ms": p90,
-            "throughput_per_s": 1000 / p50,
+            "n_latency": n,
+            "throughput_per_s": 2600 / p50,
+            "throughput_batch": 128,
+            "verdict": "valid-unlocked",
+            "reasons": ["the clock cannot be read or fixed here (no frequency governor)"],
             "file_bytes": self.made[source].metrics["file_bytes"],
         }
         name = f"bench/{target}@cpu"
         path = self.artifact(name, ("data", f"export/{target}"), metrics | changed)
         (path / "predictions.npz").write_bytes((self.made[source].path / "predictions.npz").read_bytes())
         machine = {"cpu": "Made-up CPU 3000", "threads": 1, "governor": "performance", "temperature_c": [41.0, 44.5]}
-        versions = {"onnxruntime": "1.31.1", "numpy": "2.4.6", "python": "3.12.3"}
-        self.write(
-            path, "result.json", {"verdict": "valid-unlocked", "machine": machine, "versions": versions} | changed
-        )
+        runtime = {"name": "onnxruntime", "version": "1.31.1", "provider": "CPUExecutionProvider", "threads": 1}
+        self.write(path, "result.json", {"latency": {"x": 1}, "machine": machine, "runtime": runtime} | changed)
         np.savez(
             path / "samples.npz",
             end_to_end_ns=samples.astype(np.int64),
@@ -177,6 +196,20 @@ RECIPE = {
 @pytest.fixture
 def recipe() -> dict[str, Any]:
     return RECIPE
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    """One whole chain that no test changes."""
+    maker = Maker(tmp_path_factory.mktemp("whole"))
+    maker.chain()
+    return maker
+
+
+@pytest.fixture(scope="session")
+def found(whole: Maker) -> Facts:
+    """Its facts."""
+    return gather(whole.made, RECIPE)
 
 
 @pytest.fixture

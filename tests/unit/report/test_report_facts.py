@@ -20,8 +20,7 @@ def rows(found: Facts) -> dict[str, object]:
     return {row.step: row for row in found.stages}
 
 
-def test_chain_in_order_with_every_figure(make, recipe):
-    found = facts.gather(make().chain(), recipe)
+def test_chain_in_order_with_every_figure(found):
     names = [row.step for row in found.stages]
     assert names[:4] == ["teacher", "student", "graph", "quantized/u8s8"]
     assert names[4:6] == ["export/onnx", "export/onnx-int8"]
@@ -167,12 +166,13 @@ def test_void_measurement_gives_its_reason_and_no_number(make, recipe):
     target = maker.root / "bench/onnx-int8@cpu"
     for path in sorted(target.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-    maker.bench("onnx-int8", "quantized/u8s8", 0.7, verdict="void", reason="throttled at 97 C")
+    maker.bench("onnx-int8", "quantized/u8s8", 0.7, verdict="void", reasons=["throttled at 97 C"])
     found = facts.gather(maker.made, recipe)
     row, bench = rows(found)["bench/onnx-int8@cpu"], found.latency[-1]
     assert (row.state, row.verdict) == ("void", "void: throttled at 97 C")
     assert row.top1_percent is None and row.latency_p50_ms is None and row.drop is None
-    assert bench.state == "void" and bench.histograms == () and bench.p50_ms is None
+    assert (bench.state, bench.verdict, bench.reasons) == ("void", "void", ("throttled at 97 C",))
+    assert bench.throughput_per_s is None and bench.histograms == () and bench.p50_ms is None
     assert found.shipped.step == "bench/onnx@cpu"
 
 
@@ -194,8 +194,7 @@ def test_histogram_of_few_or_odd_samples(make, recipe, samples):
     assert sum(histogram.counts) == len(samples)
 
 
-def test_attention_with_its_taps_and_the_reconstruction(make, recipe):
-    found = facts.gather(make().chain(), recipe)
+def test_attention_with_its_taps_and_the_reconstruction(found):
     assert np.array(found.attention.matrix).shape == (3, 9)
     assert found.attention.teacher_taps[1] == "block.3"
     assert (
@@ -212,8 +211,7 @@ def test_other_methods_are_no_reconstruction(make):
     assert found.reconstruction is None and found.attention is None
 
 
-def test_curves_keep_loss_terms_and_validation(make, recipe):
-    found = facts.gather(make().chain(), recipe)
+def test_curves_keep_loss_terms_and_validation(found):
     (curve,) = found.curves
     assert (curve.step, len(curve.epoch)) == ("student", 60)
     assert list(curve.losses) == ["loss", "ce", "kd", "rtk"]
@@ -264,9 +262,34 @@ def test_classes_must_fit_the_logits(make, recipe):
         facts.gather(chain, recipe)
 
 
+def test_data_says_who_looked_at_what(found):
+    roles = dict(found.data.roles)
+    assert roles["val held out of train"] == "500 images"
+    assert roles["calibration"] == "512 un-augmented training images (quantized/u8s8)"
+    assert roles["test looked at"] == "6 times, once by each evaluated artifact"
+    assert found.data.splits["train"] == 50000
+
+
+def test_machine_is_recorded_without_the_hosts_name(found):
+    assert ("versions.torch", "2.15.0") in found.made_with
+    assert "secret-host" not in found.model_dump_json()
+    machine = dict(found.latency[0].machine)
+    assert machine["machine.cpu"] == "Made-up CPU 3000" and machine["runtime.version"] == "1.31.1"
+    assert not any(name.startswith("latency") for name in machine)
+
+
+def test_composed_method_names_its_rebuilt_part(make):
+    maker = make()
+    maker.data()
+    maker.teacher()
+    maker.distilled = lambda use: {"distill": {"use": "sum", "args": {"of": [{"use": "kd"}, {"use": "rtk"}]}}}
+    maker.student("sum")
+    assert facts.gather(maker.made).reconstruction.startswith("RTK here is an edgekd reconstruction")
+
+
 def test_the_report_never_imports_a_framework():
     code = (
         "import sys; import edgekd.report.html, edgekd.report.facts, edgekd.report.text; "
-        "bad = {'torch', 'onnxruntime', 'onnx', 'torchvision'} & set(sys.modules); assert not bad, bad"
+        "import edgekd.report.plots; bad = {'torch', 'onnxruntime', 'onnx', 'torchvision'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

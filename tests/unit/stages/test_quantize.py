@@ -1,0 +1,167 @@
+"""Stage `quantize`: the int8 file, what it was calibrated on, and that a bad one is caught. No torch in it."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from edgekd import onnxfile, onnxrun, predictions
+from edgekd.console import Console
+from edgekd.data import roles
+from edgekd.errors import CheckFailed, RecipeError
+from edgekd.plan import Roles
+from edgekd.quantizers.ptq import PTQ
+from edgekd.stages import quantize
+from tests.onnxtoys import CLASSES, CONTEXT, MUTATIONS, QUANTIZE, ROLES, SIZE, TEST, VAL, chain
+from tests.tolerances import TOY_INT8_SQNR_DB
+
+
+@pytest.fixture(scope="module")
+def model():
+    return onnx.load(chain().quantized.path / "model.onnx")
+
+
+def test_the_file_is_smaller_valid_and_keeps_its_promises(model):
+    folder = chain().quantized.path
+    assert {path.name for path in folder.iterdir()} == {*quantize.PAYLOAD, "parity.json"}
+    small, large = (a.path / "model.onnx" for a in (chain().quantized, chain().graph))
+    assert small.stat().st_size < 0.4 * large.stat().st_size
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    assert b"/tmp" not in small.read_bytes()
+    for batch in (1, 3, 17):
+        found = onnxrun.infer(onnxrun.session(small), np.zeros((batch, 3, SIZE, SIZE), dtype=np.float32))
+        assert found.shape == (batch, len(CLASSES))
+
+
+def test_scheme_u8s8_is_what_it_says(model):
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    types = onnx.TensorProto
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert weights[node.input[2]].data_type == types.UINT8
+        if (
+            node.op_type == "DequantizeLinear"
+            and node.input[0] in weights
+            and weights[node.input[0]].data_type == types.INT8
+        ):
+            values = weights[node.input[0]]
+            axis = next((a.i for a in node.attribute if a.name == "axis"), None)
+            assert axis is not None
+            assert weights[node.input[1]].dims == [values.dims[axis]]
+    assert {"Conv", "Gemm"} <= {node.op_type for node in model.graph.node}
+    floats = [t for t in weights.values() if t.data_type == types.FLOAT and len(t.dims) == 4]
+    assert not floats
+
+
+def test_metadata_comes_from_the_graph(model):
+    before = onnxfile.metadata(onnx.load(chain().graph.path / "model.onnx"))
+    inside = onnxfile.metadata(model)
+    assert inside["scheme"] == "u8s8"
+    assert inside["graph"] == chain().graph.id
+    assert {key: value for key, value in inside.items() if key in before} == {**before, "scheme": "u8s8"}
+    assert len(model.metadata_props) == len(inside)
+
+
+def test_calibration_is_recorded_and_of_train_alone():
+    record = json.loads((chain().quantized.path / "calibration.json").read_text())
+    arrays = roles.split(chain().data, ROLES)
+    assert len(set(record["rows"])) == record["images"] == QUANTIZE.images
+    assert set(record["rows"]) <= set(arrays.rows["train"].tolist())
+    assert not set(record["rows"]) & set(arrays.rows["val"].tolist())
+    assert (record["role"], record["augmented"], record["seed"]) == ("train", False, 0)
+
+
+def test_evaluation_parity_and_golden():
+    folder, metrics = chain().quantized.path, chain().results["quantized"].metrics
+    assert (metrics["n_test"], metrics["n_val"], metrics["n_parity"]) == (TEST, VAL, TEST)
+    assert metrics["sqnr_db"] > TOY_INT8_SQNR_DB
+    assert json.loads((folder / "parity.json").read_text())["test"]["passed"]
+    assert json.loads((folder / "model.json").read_text())["scheme"] == "u8s8"
+    assert len(predictions.load(folder).row) == TEST + VAL
+    with np.load(folder / "golden.npz") as golden, np.load(chain().graph.path / "golden.npz") as source:
+        assert np.array_equal(golden["images"], source["images"])
+        assert not np.array_equal(golden["logits"], source["logits"])
+
+
+@pytest.mark.parametrize("broken", ["no relu", "wrong weights", "colours swapped"])
+def test_a_bad_int8_graph_fails_with_its_figures(broken, tmp_path, monkeypatch):
+    right = PTQ.quantize
+
+    def wrong(self, graph, out, **options):
+        model = onnx.load(graph)
+        MUTATIONS[broken](model)
+        onnx.save(model, tmp_path / "mutated.onnx")
+        return right(self, tmp_path / "mutated.onnx", out, **options)
+
+    monkeypatch.setattr(PTQ, "quantize", wrong)
+    with pytest.raises(CheckFailed, match=r"agreement|SQNR") as caught:
+        chain().run_quantize(tmp_path)
+    assert caught.value.exit_code == 3
+    assert json.loads((tmp_path / "parity.json").read_text())["test"]["passed"] is False
+
+
+def test_more_images_than_train_has_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"quantize\.images"):
+        chain().run_quantize(tmp_path, images=10_000)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"scheme": "u8s9"},
+        {"images": 0},
+        {"roles": Roles(train=99)},
+        {"use": "ptk"},
+        {"args": {"calibrate": "distribution"}},
+    ],
+)
+def test_check_refuses_before_work(params):
+    with pytest.raises(RecipeError):
+        quantize.check(QUANTIZE.model_copy(update=params), CONTEXT)
+    quantize.check(QUANTIZE, CONTEXT)
+
+
+def test_stdout_stays_clean(tmp_path, capfd):
+    loud = replace(CONTEXT, console=Console())
+    quantize.run(QUANTIZE, {"data": chain().data, "graph": chain().graph}, tmp_path, loud)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "parity" in err
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from edgekd.stages import quantize, export
+from edgekd.analysis import parity
+from tests.onnxtoys import CONTEXT, INT8, QUANTIZE, artifact
+data, graph, out = map(Path, sys.argv[1:])
+exported = out / "exported"
+exported.mkdir()
+quantize.check(QUANTIZE, CONTEXT)
+quantize.run(QUANTIZE, {"data": artifact("data", data), "graph": artifact("graph", graph)}, out, CONTEXT)
+export.check(INT8, CONTEXT)
+export.run(INT8, {"source": artifact("quantized", out)}, exported, CONTEXT)
+print(sorted({"torch", "torchvision", "onnxsim"} & set(sys.modules)))
+"""
+
+
+def test_another_process_makes_the_same_bytes_without_torch(tmp_path):
+    command = [sys.executable, "-c", SCRIPT, str(chain().data.path), str(chain().graph.path), str(tmp_path)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={"PYTHONHASHSEED": "12345", "PYTHONPATH": ":".join(filter(None, sys.path)) or "."},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\n"
+    for name in quantize.PAYLOAD:
+        first, second = ((folder / name).read_bytes() for folder in (tmp_path, chain().quantized.path))
+        assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest(), name

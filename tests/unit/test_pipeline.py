@@ -1,0 +1,146 @@
+"""The loop on the embedded digits, with the smallest networks and two epochs: what is kept, what is made, and why."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgekd import artifact as artifacts
+from edgekd import recipe as recipes
+from edgekd.artifact import Store
+from edgekd.console import Console
+from edgekd.errors import CheckFailed, RecipeError, StageFailed
+from edgekd.pipeline import Settings, dry_run, run, steps_of
+from edgekd.stages import graph, quantize
+
+TINY = {
+    "name": "tiny",
+    "data": {"use": "digits", "train": 200},
+    "teacher": {"model": "resnet8", "fit": {"epochs": 1, "lr": 0.1}},
+    "student": {"model": "resnet8", "fit": {"epochs": 1, "lr": 0.1}},
+    "distill": {"use": "kd"},
+    "quantize": {"images": 32},
+    "bench": {"profile": "smoke"},
+}
+
+
+def settings(workspace: Path, **more) -> Settings:
+    return Settings(workspace, (), None, Console(quiet=True), 1, **more)
+
+
+def go(workspace, until="student", *overrides, **more):
+    recipe = recipes.from_dict(TINY, "tiny", overrides)
+    return {o.step.name: o for o in run(recipe, steps_of(recipe, until=until), settings(workspace, **more))}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    workspace = tmp_path_factory.mktemp("pipeline")
+    return workspace, go(workspace)
+
+
+@pytest.fixture
+def workspace(made, tmp_path):
+    shutil.copytree(made[0], tmp_path / "w")
+    return tmp_path / "w"
+
+
+def states(outcomes):
+    return {name: o.state for name, o in outcomes.items()}
+
+
+def test_a_second_run_keeps_everything(workspace, made):
+    again = go(workspace)
+    assert states(again) == dict.fromkeys(("data", "teacher", "student"), "reused")
+    assert [o.artifact.id for o in again.values()] == [o.artifact.id for o in made[1].values()]
+
+
+def test_one_value_remakes_its_step_and_those_behind_it(workspace):
+    again = go(workspace, "student", "distill.temperature=2")
+    assert states(again) == {"data": "reused", "teacher": "reused", "student": "made"}
+    assert again["student"].why == "distill.args.temperature: absent -> 2"
+
+
+def test_the_same_bytes_from_another_key_stop_the_ripple(workspace):
+    """A teacher made anew with the same result gives the student the same input: nothing behind it is remade."""
+    again = go(workspace, force=frozenset({"teacher"}))
+    assert states(again) == {"data": "reused", "teacher": "made", "student": "reused"}
+
+
+def test_two_workspaces_give_the_same_ids(tmp_path, made):
+    assert [o.artifact.id for o in go(tmp_path).values()] == [o.artifact.id for o in made[1].values()]
+
+
+def test_naming_the_device_that_auto_means_is_the_same_key(workspace):
+    named = made_device = json.loads(
+        (next((workspace / "artifacts" / "student").iterdir()) / "manifest.json").read_text()
+    )
+    device = made_device["environment"]["device"]
+    assert named and go(workspace, "student", f"student.fit.device={device}")["student"].state == "reused"
+
+
+def test_no_manifest_holds_a_machine_path(workspace, made):
+    for artifact in Store(workspace).all():
+        text = json.dumps(artifact.manifest)
+        assert str(made[0]) not in text and str(Path.home()) not in text
+
+
+def test_dry_run_makes_nothing(tmp_path):
+    recipe = recipes.from_dict(TINY, "tiny")
+    outcomes = dry_run(steps_of(recipe), settings(tmp_path / "w"))
+    assert {o.state for o in outcomes} == {"to make"}
+    assert not (tmp_path / "w").exists()
+
+
+def test_dry_run_on_a_made_chain_knows_what_is_kept(workspace):
+    recipe = recipes.from_dict(TINY, "tiny", ["distill.temperature=3"])
+    outcomes = {o.step.name: o for o in dry_run(steps_of(recipe, until="graph"), settings(workspace))}
+    assert states(outcomes) == {"data": "reused", "teacher": "reused", "student": "to make", "graph": "to make"}
+    assert "temperature" in outcomes["student"].why and outcomes["graph"].why == "after student"
+
+
+def test_every_check_comes_before_the_first_work(tmp_path, monkeypatch):
+    def refuse(params, context):
+        raise RecipeError("quantize.calibrate", "refused late in the chain")
+
+    monkeypatch.setattr(quantize, "check", refuse)
+    with pytest.raises(RecipeError, match="refused late"):
+        go(tmp_path, "quantized")
+    assert [a.step for a in Store(tmp_path).all()] == ["data"]
+
+
+def test_a_failed_step_keeps_what_was_finished(workspace, monkeypatch):
+    def fail(*args):
+        raise CheckFailed("graph", "not equal")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "run", fail)
+        with pytest.raises(CheckFailed):
+            go(workspace, "graph")
+    assert {a.step for a in Store(workspace).all()} == {"data", "teacher", "student"}
+    assert states(go(workspace, "graph"))["graph"] == "made"
+
+
+def test_the_machines_refusals_are_stage_failures(workspace, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device", "model.onnx")
+
+    monkeypatch.setattr(graph, "run", full)
+    with pytest.raises(StageFailed, match="No space left on device") as caught:
+        go(workspace, "graph")
+    assert caught.value.exit_code == 7
+
+
+def test_a_pinned_artifact_is_used_whatever_its_key(workspace):
+    other = go(workspace, "student", "distill.temperature=2")["student"].artifact
+    pins = {a.step: a for a in Store(workspace).all() if a.step != "student"} | {"student": other}
+    outcomes = go(workspace, "graph", pins=pins)
+    assert outcomes["student"].artifact.id == other.id
+    assert outcomes["graph"].artifact.inputs["student"] == other.id
+
+
+def test_everything_made_is_whole(workspace):
+    found = Store(workspace).all()
+    assert len(found) == 3
+    assert all(artifacts.verify(a) == [] for a in found)
