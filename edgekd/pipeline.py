@@ -276,7 +276,7 @@ def _translated(step: str, work: Callable[[], Artifact]) -> Artifact:
             raise
         raise StageFailed(
             step,
-            f"{error.strerror} ({Path(str(error.filename)).name if error.filename else 'workspace'})",
+            f"{error.strerror} ({error.filename or 'workspace'})",
             "a writable workspace with free space",
             "free some space or choose another --workspace; what was finished is kept and found again",
         ) from error

@@ -1,0 +1,1 @@
+"""Reads predictions and outputs, returns verdicts and tables."""

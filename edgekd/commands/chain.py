@@ -58,9 +58,7 @@ def chain(goal: str, options: ChainOptions) -> None:
         data_roots=data_roots(options.data_root),
         recipe_dir=recipe_dir,
         console=console,
-        threads=options.threads or len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1,
+        threads=options.threads or cores(),
         force=_forced(goal, options, steps),
         pins=pins,
     )
@@ -101,6 +99,11 @@ def data_roots(given: list[Path] | None) -> tuple[Path, ...]:
     """`--data-root`, then the folders of EDGEKD_DATA."""
     environment = [Path(part) for part in os.environ.get("EDGEKD_DATA", "").split(os.pathsep) if part]
     return tuple(dict.fromkeys([*(given or []), *environment]))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pins(options: ChainOptions, steps: list[Step], console: Console) -> Mapping[str, Artifact]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from edgekd import manifest
 from edgekd.commands import output
-from edgekd.commands.chain import data_roots
+from edgekd.commands.chain import cores, data_roots
 from edgekd.errors import MissingTool
 from edgekd.fit.resolve import resolve
 from edgekd.recipe import Fit
@@ -70,8 +70,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _processor() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("processor", "ok", f"{manifest.processor()}, {cores} cores usable")
+    yield Finding("processor", "ok", f"{manifest.processor()}, {cores()} cores usable")
     info = Path("/proc/cpuinfo")
     if info.exists() and platform.machine() in ("x86_64", "AMD64"):
         flags = info.read_text(encoding="utf-8", errors="replace")
@@ -92,7 +91,7 @@ def _processor() -> Iterator[Finding]:
             "clock governor", state, mode, "" if state == "ok" else "sudo cpupower frequency-set -g performance"
         )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    busy = load > 0.5 * cores
+    busy = load > 0.5 * cores()
     yield Finding(
         "load",
         "warn" if busy else "ok",

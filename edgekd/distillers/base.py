@@ -98,6 +98,4 @@ def teacher_of(teacher: Outputs | None) -> Outputs:
     """
     if teacher is None:
         raise RecipeError("teacher", "there is none", "a teacher for this method", "add a teacher, or use: ce")
-    return Outputs(
-        teacher.logits.detach(), {name: tap.detach() for name, tap in teacher.taps.items()}, teacher.index
-    )
+    return Outputs(teacher.logits.detach(), {name: tap.detach() for name, tap in teacher.taps.items()}, teacher.index)

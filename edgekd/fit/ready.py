@@ -17,7 +17,9 @@ def check(fit: Fit, device: str, where: str, *, compile_allowed: bool = True) ->
         MissingTool: torch cannot use the device, or cannot compile for it although told to.
     """
     schedule.check(fit, where)
-    if (device == "cuda" and not torch.cuda.is_available()) or (device == "mps" and not torch.backends.mps.is_available()):
+    if (device == "cuda" and not torch.cuda.is_available()) or (
+        device == "mps" and not torch.backends.mps.is_available()
+    ):
         raise MissingTool(
             f"{where}.device",
             f"torch {torch.__version__} cannot use {device} here",

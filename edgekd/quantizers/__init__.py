@@ -1,0 +1,1 @@
+"""One quantization engine per file: ONNX in, ONNX out."""

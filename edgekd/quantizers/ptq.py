@@ -96,7 +96,7 @@ def held_bytes(graph: Path, images: int) -> int:
     shapes = [value.type.tensor_type.shape for value in model.value_info if value.name not in weights]
     # a free dimension (the batch) counts as 1
     values = sum(math.prod(max(1, dim.dim_value) for dim in shape.dim) for shape in shapes)
-    return values * images * np.dtype(np.float32).itemsize
+    return int(values * images * np.dtype(np.float32).itemsize)
 
 
 def _check_memory(graph: Path, images: int, method: str) -> None:

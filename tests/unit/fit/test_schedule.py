@@ -10,7 +10,8 @@ STEPS = 782  # 50,000 images in batches of 64
 
 
 @pytest.mark.parametrize(
-    ("epoch", "lr"), [(1, 0.05), (150, 0.05), (151, 0.005), (180, 0.005), (181, 5e-4), (210, 5e-4), (211, 5e-5), (240, 5e-5)]
+    ("epoch", "lr"),
+    [(1, 0.05), (150, 0.05), (151, 0.005), (180, 0.005), (181, 5e-4), (210, 5e-4), (211, 5e-5), (240, 5e-5)],
 )
 def test_step_decays_after_the_milestone_epoch(epoch: int, lr: float) -> None:
     fit = Fit()

@@ -78,7 +78,11 @@ def test_attention_is_written(
 
 
 def test_initial_weights_are_the_same_for_every_method(
-    brightness: Artifact, teacher: Artifact, tmp_path: Path, training_context: RunContext, monkeypatch: pytest.MonkeyPatch
+    brightness: Artifact,
+    teacher: Artifact,
+    tmp_path: Path,
+    training_context: RunContext,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     starts: list[dict[str, torch.Tensor]] = []
     first = loop._Run.epoch

@@ -52,8 +52,10 @@ def test_a_fitted_teacher(brightness: Artifact, tmp_path: Path, training_context
     assert facts["classes"] == ["dark", "dim", "bright"]
     assert facts["normalize"] == {"mean": [0.4] * 3, "std": [0.25] * 3}
     assert (facts["height"], facts["width"], facts["channels"]) == (16, 16, 3)
-    assert facts["parameters"] == result.metrics["parameters"] == sum(
-        p.numel() for p in models.build("resnet8", classes=3).parameters()
+    assert (
+        facts["parameters"]
+        == result.metrics["parameters"]
+        == sum(p.numel() for p in models.build("resnet8", classes=3).parameters())
     )
     history = json.loads((out / "history.json").read_text(encoding="utf-8"))
     assert [row["epoch"] for row in history] == [1, 2, 3]
@@ -142,7 +144,9 @@ def test_a_bad_recipe_fails_before_work(training_context: RunContext, changes: d
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("size", "name", "right"), [(56, "resnet56-4bfd9763.th", 9339), (20, "resnet20-12fca82f.th", 9173)])
+@pytest.mark.parametrize(
+    ("size", "name", "right"), [(56, "resnet56-4bfd9763.th", 9339), (20, "resnet20-12fca82f.th", 9173)]
+)
 def test_published_checkpoints_are_found(
     data_root: Path, training_context: RunContext, size: int, name: str, right: int
 ) -> None:
