@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,90 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekd.console import Console, Task
+from edgekd.errors import RecipeError
 from edgekd.fit import checkpoint, compiling, optimizer, schedule, seeding
 from edgekd.fit.batches import Batch, TrainingData, batches, count
 from edgekd.fit.ema import Average
 from edgekd.fit.meter import Meter
 from edgekd.fit.protocol import Context, Progress, Teaching
-from edgekd.fit.state import Diagnostics, State, pack, unpack
+from edgekd.fit.request import FitResult, Settings, Side, Validate
+from edgekd.fit.state import State, pack, unpack
 from edgekd.models.fold import fold_batchnorm
-from edgekd.recipe import Fit
-from edgekd.taps import Outputs, Tapped, TapPoint, Wanted, tapped
+from edgekd.taps import Outputs, Tapped, tapped
 
 EXAMPLES = 2  # images shown in `setup`
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Side:
-    """A network, what is read from it, and how its input is normalised (per channel, of images in [0, 1])."""
-
-    network: nn.Module
-    points: Mapping[str, TapPoint]
-    wanted: Wanted
-    mean: Sequence[float]
-    std: Sequence[float]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a fit runs.
-
-    Attributes:
-        where: The step, for errors and progress.
-        fit: The recipe's section.
-        seed: The recipe's seed.
-        classes: Number of classes.
-        device: Resolved device.
-        precision: Resolved precision.
-        compile: Compile for the full batch size.
-        threads: CPU threads, >= 1.
-        resume: Folder of the checkpoints.
-    """
-
-    where: str
-    fit: Fit
-    seed: int
-    classes: int
-    device: str
-    precision: str
-    compile: bool
-    threads: int
-    resume: Path
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a fit made.
-
-    Attributes:
-        network: The deployable network (averaged weights if asked for), in eval mode, on the CPU.
-        history: One row an epoch: epoch (from 1), lr, loss, each loss term by name, train_seconds, images_per_second.
-        diagnostics: What the method says of itself, one an epoch; empty when it says nothing.
-        seconds: Training time of all epochs, earlier attempts included, validation excluded.
-        images_per_second: Over all epochs, the first step of each attempt left out (it compiles).
-        compiled: Whether full batches ran compiled.
-    """
-
-    network: nn.Module
-    history: list[dict[str, Any]]
-    diagnostics: list[Diagnostics]
-    seconds: float
-    images_per_second: float
-    compiled: bool
-
-    def metrics(self, compile_reason: str) -> dict[str, Any]:
-        """The figures of the fit that its artifact's manifest carries."""
-        return {
-            "epochs": len(self.history),
-            "train_seconds": self.seconds,
-            "images_per_second": self.images_per_second,
-            "compiled": self.compiled,
-            "compile_reason": compile_reason,
-        }
-
-
-Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
 def fit(
@@ -122,6 +49,7 @@ def fit(
         validate: Called after each epoch with the deployable network; what it gives goes into the history row.
 
     Raises:
+        RecipeError: Fewer than two training images.
         StageFailed: A loss is NaN or infinite, or a checkpoint cannot be written.
         IntegrityError: There are checkpoints and none can be used.
     """
@@ -156,6 +84,8 @@ class _Run:
     ) -> None:
         self.data, self.settings, self.distiller = data, settings, distiller
         self.steps = count(len(data.labels), settings.fit.batch_size)
+        if not self.steps:
+            raise RecipeError(settings.where, f"{len(data.labels)} training images", "at least 2")
         self.network = _placed(student.network, settings.device)
         self.shown = copy.deepcopy(self.network)  # taps hang on the trained one; this one is validated and given back
         self.student = stack.enter_context(_tapped(student, self.network))

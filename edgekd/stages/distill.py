@@ -12,7 +12,8 @@ from edgekd import models, predictions, registry
 from edgekd.artifact import Artifact
 from edgekd.errors import RecipeError
 from edgekd.fit import compiling, ready, seeding
-from edgekd.fit.loop import FitResult, Settings, Side, fit
+from edgekd.fit.loop import fit
+from edgekd.fit.request import FitResult, Settings, Side
 from edgekd.plan import StudentParams
 from edgekd.predictions import Predictions
 from edgekd.stages import evaluate

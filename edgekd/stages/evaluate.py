@@ -19,7 +19,7 @@ from edgekd.data import normalize, roles
 from edgekd.errors import RecipeError
 from edgekd.fit.batches import TrainingData
 from edgekd.fit.evaluate import evaluate
-from edgekd.fit.loop import Validate
+from edgekd.fit.request import Validate
 from edgekd.fit.state import Diagnostics
 from edgekd.models.checkpoint import load_checkpoint
 from edgekd.models.count import count

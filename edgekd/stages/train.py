@@ -13,7 +13,8 @@ from edgekd.artifact import Artifact, sha256_file
 from edgekd.data.checkpoint_file import find_checkpoint
 from edgekd.errors import CheckFailed, IntegrityError, RecipeError
 from edgekd.fit import compiling, ready, seeding
-from edgekd.fit.loop import Settings, Side, fit
+from edgekd.fit.loop import fit
+from edgekd.fit.request import Settings, Side
 from edgekd.models.checkpoint import load_checkpoint
 from edgekd.plan import TeacherParams
 from edgekd.stages import evaluate

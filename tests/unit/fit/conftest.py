@@ -12,7 +12,8 @@ import torch
 from edgekd import models, registry
 from edgekd.console import Console
 from edgekd.fit.batches import TrainingData
-from edgekd.fit.loop import FitResult, Settings, Side, Validate, fit
+from edgekd.fit.loop import fit
+from edgekd.fit.request import FitResult, Settings, Side, Validate
 from edgekd.recipe import Fit
 
 CLASSES = 4

@@ -8,7 +8,7 @@ import torch
 
 from edgekd.errors import MissingTool
 from edgekd.fit import compiling
-from edgekd.fit.loop import FitResult
+from edgekd.fit.request import FitResult
 from edgekd.recipe import Fit
 from tests.tolerances import COMPILED_LOSS, COMPILED_WEIGHTS
 

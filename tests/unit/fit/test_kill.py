@@ -17,7 +17,8 @@ from safetensors.torch import save
 from edgekd import models, registry
 from edgekd.console import Console
 from edgekd.fit.batches import TrainingData
-from edgekd.fit.loop import Settings, Side, fit
+from edgekd.fit.loop import fit
+from edgekd.fit.request import Settings, Side
 from edgekd.recipe import Fit
 
 g = torch.Generator().manual_seed(5)
@@ -28,7 +29,7 @@ points = [models.taps("resnet8", network) for network in networks]
 distiller = registry.construct("distillers", "rtk", {})
 wanted = distiller.wanted(*map(list, points))
 student, teacher = (Side(n, p, w, (0.5,) * 3, (0.25,) * 3) for n, p, w in zip(networks, points, wanted))
-settings = Settings("student", Fit(epochs=12, batch_size=32), 0, 4, "cpu", "fp32", False, 1, Path(sys.argv[1]))
+settings = Settings("student", Fit(epochs=8, batch_size=32), 0, 4, "cpu", "fp32", False, 1, Path(sys.argv[1]))
 network = fit(student, teacher, distiller, data, settings, Console()).network
 state = network.state_dict()
 print(hashlib.sha256(save({name: state[name].contiguous() for name in sorted(state)})).hexdigest())

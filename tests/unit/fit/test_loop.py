@@ -18,7 +18,7 @@ from edgekd.errors import StageFailed
 from edgekd.fit import batches
 from edgekd.fit.batches import TrainingData
 from edgekd.fit.evaluate import evaluate
-from edgekd.fit.loop import FitResult, Side
+from edgekd.fit.request import FitResult, Side
 
 Fitted = Callable[..., FitResult]
 METHODS = sorted(registry.plugins("distillers"))
