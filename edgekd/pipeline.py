@@ -224,7 +224,7 @@ def _check_all(steps: Sequence[Step], done: Mapping[str, Artifact], settings: Se
     """Every remaining stage's `check` before the first work, so that a late mistake costs nothing."""
     teacher = next((s.params.model for s in steps if isinstance(s.params, TeacherParams)), None)
     data = done.get("data")
-    classes = data.metrics.get("classes") if data is not None else None
+    known = data.metrics if data is not None else {}
     for step in steps:
         if step.name in settings.pins:
             continue
@@ -235,7 +235,9 @@ def _check_all(steps: Sequence[Step], done: Mapping[str, Artifact], settings: Se
         if fit is not None:
             resolved = resolve(fit)
             context = replace(context, device=resolved.device, precision=resolved.precision)
-        context = replace(context, classes=classes, teacher_model=teacher)
+        context = replace(
+            context, classes=known.get("classes"), train_images=known.get("n_train"), teacher_model=teacher
+        )
         _stage(step.stage).check(step.params, context)
 
 

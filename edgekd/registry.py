@@ -21,7 +21,13 @@ from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from edgekd.errors import MissingTool, RecipeError, nearest
 
-BASES = {"distillers": "Distiller", "quantizers": "Quantizer", "exporters": "Exporter", "data": "DataSource"}
+BASES = {
+    "distillers": "Distiller",
+    "quantizers": "Quantizer",
+    "exporters": "Exporter",
+    "data": "DataSource",
+    "transport": "Transport",
+}
 
 _NAMESPACE: dict[str, Any] = {
     **{name: getattr(annotated_types, name) for name in ("Ge", "Gt", "Le", "Lt", "Interval", "Len", "MultipleOf")},
@@ -104,6 +110,7 @@ _LISTED = {
     "quantizers": "recipes schema",
     "exporters": "formats",
     "data": "recipes schema",
+    "transport": "devices",
 }
 
 

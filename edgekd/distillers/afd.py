@@ -20,7 +20,9 @@ from edgekd.distillers.pairs import map_pairs
 
 
 class AFD(Distiller):
-    """`CE + alpha_kd * KL_T + beta * sum_t mean_b sum_s alpha_ts * D_ts`, softmax over the student's taps.
+    """Each teacher feature asks, by attention, which student features should learn it.
+
+    `CE + alpha_kd * KL_T + beta * sum_t mean_b sum_s alpha_ts * D_ts`, softmax over the student's taps.
 
     Args:
         beta: Weight of the features, >= 0.

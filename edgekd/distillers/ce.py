@@ -11,7 +11,7 @@ from edgekd.distillers.base import Distiller, Outputs, Progress, cross_entropy
 
 
 class CE(Distiller):
-    """Cross-entropy against the labels."""
+    """Cross-entropy against the labels, no teacher."""
 
     needs_teacher = False
 

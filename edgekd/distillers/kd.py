@@ -16,7 +16,7 @@ from edgekd.distillers.base import Distiller, Outputs, Progress, cross_entropy, 
 
 
 class KD(Distiller):
-    """`ce_weight * CE + kd_weight * KL_T`.
+    """The teacher's softened logits beside the labels: `ce_weight * CE + kd_weight * KL_T`.
 
     Args:
         temperature: T, > 0.

@@ -27,9 +27,9 @@ EPSILON = 1e-12  # of the key-relative distance
 
 
 class RTK(Distiller):
-    """`CE + alpha_kd * KL_T + beta * (N_T / N_S) * mean_b sum_i sum_j alpha_ij D~_ij` (edgekd reconstruction).
+    """Each student feature asks which few teacher features represent what it should learn (edgekd reconstruction).
 
-    With `attn_direction=teacher_query, select=all, dist_norm=none, sim_weight=0, rescale=false` it is AFD exactly.
+    `CE + alpha_kd * KL_T + beta * (N_T / N_S) * mean_b sum_i sum_j alpha_ij D~_ij`. With `attn_direction=teacher_query, select=all, dist_norm=none, sim_weight=0, rescale=false` it is AFD exactly.
 
     Args:
         beta: Weight of the features, >= 0.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from edgekd.fit import checkpoint, compiling, optimizer, schedule, seeding
 from edgekd.fit.batches import Batch, TrainingData, batches, count
 from edgekd.fit.ema import Average
 from edgekd.fit.meter import Meter
+from edgekd.fit.process import autocast, own_torch
 from edgekd.fit.protocol import Context, Progress, Teaching
 from edgekd.fit.request import FitResult, Settings, Side, Validate
 from edgekd.fit.state import State, pack, unpack
@@ -25,7 +26,6 @@ from edgekd.models.fold import fold_batchnorm
 from edgekd.taps import Outputs, Tapped, tapped
 
 EXAMPLES = 2  # images shown in `setup`
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fit(
@@ -53,7 +53,7 @@ def fit(
         StageFailed: A loss is NaN or infinite, or a checkpoint cannot be written.
         IntegrityError: There are checkpoints and none can be used.
     """
-    with _own_torch(settings), ExitStack() as stack:
+    with own_torch(settings), ExitStack() as stack:
         run = _Run(student, teacher, distiller, data, settings, stack)
         saved = checkpoint.load(settings.resume, console)
         if saved is not None:
@@ -169,7 +169,7 @@ class _Run:
         whole = len(batch.labels) == self.settings.fit.batch_size
         student, teacher = (self.fast_student, self.fast_teacher) if whole else (self.student, self.teacher)
         seen = None
-        with _autocast(self.settings):
+        with autocast(self.settings):
             if teacher is not None:
                 with torch.no_grad():
                     seen = _outputs(teacher(batch.images), batch.index)
@@ -215,22 +215,3 @@ def _smoothed(labels: Tensor, amount: float, classes: int) -> Tensor:
     if not amount:
         return labels
     return F.one_hot(labels, classes).float() * (1 - amount) + amount / classes
-
-
-def _autocast(settings: Settings) -> torch.autocast:
-    dtype = DTYPES.get(settings.precision)
-    return torch.autocast(settings.device, dtype=dtype, enabled=dtype is not None)
-
-
-@contextmanager
-def _own_torch(settings: Settings) -> Iterator[None]:
-    """Thread count and global generator for this fit alone; compiled code is dropped after it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        if settings.compile:
-            compiling.forget()

@@ -13,9 +13,9 @@ import shutil
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from edgekd import predictions, profiles
+from edgekd import predictions, profiles, registry
 from edgekd.artifact import Artifact
 from edgekd.errors import (
     CheckFailed,
@@ -32,7 +32,7 @@ from edgekd.runner import state
 from edgekd.runner.measure import PROFILES
 from edgekd.stages.base import RunContext, StageResult
 from edgekd.stages.bench_bundle import build_runner, lay_bundle
-from edgekd.transport.base import Completed, Transport, connect
+from edgekd.transport.base import Completed, Transport
 
 __all__ = ["VERSION", "build_runner", "check", "fingerprint", "run"]
 
@@ -55,7 +55,7 @@ def check(params: BenchParams, context: RunContext) -> None:
         MissingTool: No such transport, or the runtime is not installed here.
     """
     _provider(params)
-    connect(profiles.device(params.device).transport)
+    _link(params)
     fingerprint(params)
 
 
@@ -75,7 +75,7 @@ def run(params: BenchParams, inputs: Mapping[str, Artifact], out: Path, context:
         IntegrityError: A file is not what it was when it was made.
         StageFailed: The runner was killed or could not finish.
     """
-    link = connect(profiles.device(params.device).transport)
+    link = _link(params)
     work = context.resume / "bench"
     shutil.rmtree(work, ignore_errors=True)
     (work / "out").mkdir(parents=True)
@@ -110,6 +110,11 @@ def fingerprint(params: BenchParams) -> dict[str, Any]:
         "runtime": f"{params.runtime} {_version(params.runtime)}",
         "governors": state.governors(),
     }
+
+
+def _link(params: BenchParams) -> Transport:
+    """The way to the device of its profile."""
+    return cast("Transport", registry.construct("transport", profiles.device(params.device).transport, {}))
 
 
 def _run_there(link: Transport, work: Path, out: Path) -> None:

@@ -35,13 +35,15 @@ def check(params: QuantizeParams, context: RunContext) -> None:
     """Raise what can be known before work.
 
     Raises:
-        RecipeError: Unknown quantizer, argument or scheme; no calibration image asked, or more than `data.train`.
+        RecipeError: Unknown quantizer, argument or scheme; no calibration image asked, or more than train has.
     """
     if params.images < 1:
         raise RecipeError("quantize.images", str(params.images), ">= 1")
     train = params.roles.train
+    if train is None and context.train_images is not None:
+        train = context.train_images - params.roles.val
     if train is not None and params.images > train:  # before training, not after it
-        raise RecipeError("quantize.images", f"{params.images} images", f"1 to {train}, the size of data.train")
+        raise RecipeError("quantize.images", f"{params.images} images", f"1 to {train}, the number of training images")
     _quantizer(params)
 
 

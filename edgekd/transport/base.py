@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
-
-from edgekd.errors import MissingTool
 
 
 @dataclass(frozen=True)
@@ -22,13 +18,15 @@ class Completed:
 
 
 class Transport(ABC):
-    """The way to one device. Each file of this folder but this one holds one, called `Link`.
+    """The way to one device. One file in this folder = one transport.
 
     Attributes:
+        VERSION: Raised when the same command gives another result.
         python: The device's Python, as `run` starts it.
         shares_files: Whether the device sees this machine's files under the same paths: nothing large need be copied.
     """
 
+    VERSION: int = 1
     python: str
     shares_files: bool
 
@@ -52,18 +50,3 @@ class Transport(ABC):
         Raises:
             StageFailed: They are not there, or cannot be written here.
         """
-
-
-def connect(name: str) -> Transport:
-    """The transport of a device profile's `transport:` key.
-
-    Raises:
-        MissingTool: No such transport.
-    """
-    module = f"edgekd.transport.{name}"
-    try:
-        return cast("Transport", importlib.import_module(module).Link())
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise MissingTool("device: transport", f"unknown name {name!r}", "a file of edgekd/transport") from error

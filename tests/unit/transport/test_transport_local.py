@@ -4,13 +4,14 @@ import sys
 
 import pytest
 
-from edgekd.errors import MissingTool, StageFailed
-from edgekd.transport.base import Completed, Transport, connect
+from edgekd import registry
+from edgekd.errors import MissingTool, RecipeError, StageFailed
+from edgekd.transport.base import Completed, Transport
 
 
 @pytest.fixture
 def link():
-    return connect("local")
+    return registry.construct("transport", "local", {})
 
 
 def test_it_is_a_transport_with_this_python(link):
@@ -69,6 +70,6 @@ def test_pulling_what_is_not_there_is_exit_7(link, tmp_path):
         link.pull(str(tmp_path / "nothing"), tmp_path)
 
 
-def test_an_unknown_transport_is_exit_5():
-    with pytest.raises(MissingTool, match="unknown name 'pigeon'"):
-        connect("pigeon")
+def test_an_unknown_transport_is_refused():
+    with pytest.raises(RecipeError, match="unknown name 'pigeon'"):
+        registry.load("transport", "pigeon")
