@@ -30,9 +30,12 @@ def record(workspace: Path, recipe: Recipe, recipe_dir: Path | None, outcomes: S
     steps = {o.step.name: o.artifact.id for o in outcomes if o.artifact is not None}
     old = _read(workspace, recipe.name)
     if old is not None and old.recipe == values:
-        steps = {**_still_there(Store(workspace), old.steps, steps), **steps}
+        kept = _still_there(Store(workspace), old.steps, steps)
+        steps = {**{step: name for step, name in old.steps.items() if step in kept or step in steps}, **kept, **steps}
     run = Run(recipe.name, values, str(recipe_dir) if recipe_dir else None, steps)
-    write_atomically(workspace / "runs" / f"{run.name}.json", canonical_pretty(vars(run)))
+    write_atomically(
+        workspace / "runs" / f"{run.name}.json", canonical_pretty({**vars(run), "steps": list(steps.items())})
+    )
     write_atomically(workspace / "HEAD", run.name.encode())
     return run
 
@@ -100,7 +103,7 @@ def _read(workspace: Path, name: str) -> Run | None:
         return None
     try:
         values = json.loads(path.read_bytes())
-        return Run(values["name"], values["recipe"], values["recipe_dir"], values["steps"])
+        return Run(values["name"], values["recipe"], values["recipe_dir"], dict(values["steps"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             str(path), f"is damaged ({error})", "a run record", "name the recipe again with --recipe"
