@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from edgekd import __version__
-from edgekd.errors import EdgekdError
+from edgekd.errors import EdgekdError, StageFailed
 
 EXIT_CODES = """
 Exit codes: 0 ok; 1 bug; 2 usage or recipe; 3 a check of the result failed; 4 measurement void;
@@ -395,9 +395,18 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
         sys.exit(130)
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader of a pipe went away: no error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except (
+        OSError
+    ) as error:  # the machine's refusal outside a stage: a full or read-only workspace, a file that went away
+        _say(
+            StageFailed(
+                str(error.filename or "workspace"), error.strerror or str(error), "a readable, writable workspace"
+            )
+        )
+        sys.exit(StageFailed.exit_code)
 
 
 def _say(error: EdgekdError) -> None:
