@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal, cast
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
-from edgekd import manifest, models, registry
-from edgekd.artifact import Artifact, Store, canonical
-from edgekd.console import Console
+from edgekd import manifest, models
+from edgekd.artifact import Artifact, Store
 from edgekd.errors import RecipeError, StageFailed, nearest
-from edgekd.fit.resolve import resolve
-from edgekd.plan import BenchParams, DataParams, Params, Step, StudentParams, TeacherParams, plan
-from edgekd.recipe import Fit, Recipe
-from edgekd.stages.base import RunContext, Stage, StageResult
+from edgekd.keys import Settings, context_of, keyed, prepare
+from edgekd.params import TeacherParams
+from edgekd.plan import Step, plan
+from edgekd.recipe import Recipe
+from edgekd.stages.base import Stage, StageResult
 
-State = Literal["made", "reused", "to make", "unknown"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a pipeline run behaves; nothing in here changes a result.
-
-    Attributes:
-        workspace: Folder of the artifacts.
-        data_roots: Where data sets and checkpoints are looked up.
-        recipe_dir: Folder of the recipe file, if there is one.
-        console: Progress and log.
-        threads: CPU threads of training.
-        force: Names of the steps to make again although they are there; `*` = all.
-        pins: {step name: artifact} to use as they are, whatever their key (`--from`).
-    """
-
-    workspace: Path
-    data_roots: tuple[Path, ...]
-    recipe_dir: Path | None
-    console: Console
-    threads: int
-    force: frozenset[str] = frozenset()
-    pins: Mapping[str, Artifact] = field(default_factory=dict)
+State = Literal["made", "reused", "to make"]
 
 
 @dataclass(frozen=True)
@@ -54,20 +29,6 @@ class Outcome:
     why: str
     artifact: Artifact | None = None
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Keyed:
-    """A step with everything that its key hashes."""
-
-    step: Step
-    material: Mapping[str, Any]
-    context: RunContext
-
-    @property
-    def key(self) -> str:
-        """SHA-256 of the canonical JSON of the material, hex."""
-        return hashlib.sha256(canonical(self.material)).hexdigest()
 
 
 def steps_of(recipe: Recipe, *, until: str = "bench", targets: Sequence[str] | None = None) -> list[Step]:
@@ -108,7 +69,7 @@ def _run(recipe: Recipe, steps: Sequence[Step], store: Store, settings: Settings
         outcome = _look(step, done, store, settings)
         if outcome.artifact is None:
             if not checked and step.stage != "data":
-                _check_all(steps[number:], done, settings)
+                check_all(steps[number:], done, settings)
                 checked = True
             outcome = _make(recipe, step, done, store, settings, outcome.why)
         settings.console.log(f"{outcome.state:7} {_name(outcome)}  ({outcome.why})")
@@ -119,7 +80,7 @@ def _run(recipe: Recipe, steps: Sequence[Step], store: Store, settings: Settings
 
 
 def dry_run(steps: Sequence[Step], settings: Settings) -> list[Outcome]:
-    """What `run` would do, without doing it; a step behind one that is to be made is `unknown` when its key hangs on it."""
+    """What `run` would do, without doing it; a step behind one that is to be made is to be made, too."""
     store = Store(settings.workspace)
     done: dict[str, Artifact] = {}
     outcomes: list[Outcome] = []
@@ -137,75 +98,25 @@ def dry_run(steps: Sequence[Step], settings: Settings) -> list[Outcome]:
     return outcomes
 
 
-def prepare(step: Step, settings: Settings) -> Step:
-    """A step with what only this machine can tell: the source files' digest, the checkpoint's hash.
-
-    Raises:
-        RecipeError: A data set or checkpoint is not where it is looked for.
-    """
-    params = step.params
-    if step.name in settings.pins:
-        return step
-    if isinstance(params, DataParams):
-        from edgekd.stages import data
-
-        return replace(step, params=data.locate(params, settings.data_roots))
-    if isinstance(params, TeacherParams) and params.checkpoint is not None:
-        from edgekd.artifact import sha256_file
-        from edgekd.data.checkpoint_file import find_checkpoint
-
-        path = find_checkpoint(params.checkpoint, settings.recipe_dir, settings.data_roots)
-        update = {"checkpoint": path.name, "checkpoint_sha256": sha256_file(path)}
-        return replace(step, params=params.model_copy(update=update))
-    return step
-
-
-def keyed(step: Step, inputs: Mapping[str, Artifact], settings: Settings, resume: Path) -> Keyed:
-    """The key material of a step: parameters, input digests, versions, and what of the machine changes the result."""
-    material: dict[str, Any] = {
-        "stage": step.stage,
-        "version": registry.stage_version(step.stage),
-        "params": _key_params(step.params),
-        "inputs": {role: inputs[name].digest for role, name in step.inputs.items()},
-    }
-    if step.plugin is not None:
-        group, name = step.plugin
-        material["plugin"] = {"group": group, "name": name, "version": registry.find(group, name).version}
-    context = RunContext(settings.data_roots, settings.recipe_dir, resume, settings.console, threads=settings.threads)
-    fit = fit_of(step.params)
-    if fit is not None:
-        resolved = resolve(fit)
-        material["environment"] = {"device": resolved.device, "precision": resolved.precision}
-        context = replace(context, device=resolved.device, precision=resolved.precision)
-    if isinstance(step.params, BenchParams):
-        from edgekd.stages.bench import fingerprint
-
-        material["environment"] = fingerprint(step.params)
-    return Keyed(step, material, context)
-
-
-def fit_of(params: Params) -> Fit | None:
-    """The fit section of a training step, else None."""
-    return params.fit if isinstance(params, TeacherParams | StudentParams) else None
-
-
-def _key_params(params: Params) -> dict[str, Any]:
-    """Parameters as they are hashed: no path, and `auto` and a named device that mean the same give the same key."""
-    values = params.model_dump(mode="json")
-    for name in ("device", "precision"):
-        if isinstance(values.get("fit"), dict):
-            values["fit"].pop(name)
-    if values.get("checkpoint_sha256"):
-        values.pop("checkpoint")  # its bytes count, not its name
-    if values.get("sources"):
-        values["args"] = {k: v for k, v in values["args"].items() if k != "path"}  # likewise
-    return values
+def check_all(steps: Sequence[Step], done: Mapping[str, Artifact], settings: Settings) -> None:
+    """Every remaining stage's `check` before the first work, so that a late mistake costs nothing."""
+    teacher = next((s.params.model for s in steps if isinstance(s.params, TeacherParams)), None)
+    known = done["data"].metrics if "data" in done else {}
+    for step in steps:
+        if step.name not in settings.pins:
+            context = replace(
+                context_of(step.params, settings),
+                classes=known.get("classes"),
+                train_images=known.get("n_train"),
+                teacher_model=teacher,
+            )
+            _stage(step.stage).check(step.params, context)
 
 
 def _look(step: Step, done: Mapping[str, Artifact], store: Store, settings: Settings) -> Outcome:
     if step.name in settings.pins:
         return Outcome(step, "reused", "chosen with --from", settings.pins[step.name])
-    key = keyed(step, done, settings, store.root)
+    key = keyed(step, done, settings)
     found = store.find(step.name, key.key)
     forced = step.name in settings.force or "*" in settings.force
     if found is not None and not forced:
@@ -220,32 +131,11 @@ def _look(step: Step, done: Mapping[str, Artifact], store: Store, settings: Sett
     return Outcome(step, "to make", why)
 
 
-def _check_all(steps: Sequence[Step], done: Mapping[str, Artifact], settings: Settings) -> None:
-    """Every remaining stage's `check` before the first work, so that a late mistake costs nothing."""
-    teacher = next((s.params.model for s in steps if isinstance(s.params, TeacherParams)), None)
-    data = done.get("data")
-    known = data.metrics if data is not None else {}
-    for step in steps:
-        if step.name in settings.pins:
-            continue
-        fit = fit_of(step.params)
-        context = RunContext(
-            settings.data_roots, settings.recipe_dir, settings.workspace, settings.console, threads=settings.threads
-        )
-        if fit is not None:
-            resolved = resolve(fit)
-            context = replace(context, device=resolved.device, precision=resolved.precision)
-        context = replace(
-            context, classes=known.get("classes"), train_images=known.get("n_train"), teacher_model=teacher
-        )
-        _stage(step.stage).check(step.params, context)
-
-
 def _make(
     recipe: Recipe, step: Step, done: Mapping[str, Artifact], store: Store, settings: Settings, why: str
 ) -> Outcome:
     start = time.monotonic()
-    key = keyed(step, done, settings, store.root)
+    key = keyed(step, done, settings)
     inputs = {role: done[name] for role, name in step.inputs.items()}
     forced = step.name in settings.force or "*" in settings.force
 
@@ -257,7 +147,7 @@ def _make(
             scratch = store.begin(step.name, key.key)
             settings.console.log(f"making  {step.name}  ({why})")
             stage = _stage(step.stage)
-            context = replace(key.context, resume=scratch.resume)
+            context = replace(context_of(step.params, settings), resume=scratch.resume)
             stage.check(step.params, context)
             result: StageResult = stage.run(step.params, inputs, scratch.out, context)
             seconds = time.monotonic() - start

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from edgekd.artifact import Artifact
 from edgekd.console import Console
-from edgekd.plan import ExportParams, GraphParams, QuantizeParams, Roles
+from edgekd.params import ExportParams, GraphParams, QuantizeParams, Roles
 from edgekd.stages import export, graph, quantize
 from edgekd.stages.base import RunContext, StageResult
 

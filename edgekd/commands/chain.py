@@ -14,7 +14,8 @@ from edgekd.commands import current, output
 from edgekd.commands.find_recipe import find_recipe
 from edgekd.console import Console
 from edgekd.errors import UsageError
-from edgekd.pipeline import Outcome, Settings, dry_run, run, steps_of
+from edgekd.keys import Settings
+from edgekd.pipeline import Outcome, dry_run, run, steps_of
 from edgekd.plan import Step
 from edgekd.recipe import Recipe
 

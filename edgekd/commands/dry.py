@@ -8,8 +8,9 @@ from typing import Any
 
 from edgekd.artifact import Artifact, Store
 from edgekd.commands import output
-from edgekd.pipeline import Outcome, Settings
-from edgekd.plan import StudentParams, TeacherParams
+from edgekd.keys import Settings
+from edgekd.params import StudentParams, TeacherParams
+from edgekd.pipeline import Outcome
 
 OTHERS = {"data": 30.0, "graph": 30.0, "quantize": 20.0, "export": 1.0}  # seconds, seen for CIFAR-10 on 2 cores
 BENCH_SECONDS = {"smoke": 6.0, "quick": 20.0}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json as jsonlib
-import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +12,13 @@ import yaml
 from edgekd import recipe as recipe_module
 from edgekd import registry
 from edgekd.commands import output
-from edgekd.commands.chain import data_roots
+from edgekd.commands.chain import cores, data_roots
 from edgekd.commands.find_recipe import find_recipe, shipped_recipes
 from edgekd.console import Console
 from edgekd.errors import UsageError
-from edgekd.pipeline import Settings, fit_of, prepare, steps_of
-from edgekd.plan import TeacherParams
+from edgekd.keys import Settings, prepare
+from edgekd.pipeline import check_all, steps_of
 from edgekd.recipe import Recipe
-from edgekd.stages.base import RunContext
 
 PLUGIN_SECTIONS = {"Data": "data", "Distill": "distillers", "Quantize": "quantizers"}
 
@@ -102,17 +98,9 @@ def _merge(properties: dict[str, Any], name: str, entry: dict[str, Any]) -> None
 
 
 def _deep(recipe: Recipe, path: Path, roots: list[Path]) -> None:
-    settings = Settings(Path(), data_roots(roots), path.parent, Console(quiet=True), os.cpu_count() or 1)
-    steps = [prepare(step, settings) for step in steps_of(recipe)]
-    teacher = next((s.params.model for s in steps if isinstance(s.params, TeacherParams)), None)
-    for step in steps:
-        context = RunContext(settings.data_roots, settings.recipe_dir, Path(), settings.console, teacher_model=teacher)
-        if fit_of(step.params) is not None:
-            from edgekd.fit.resolve import resolve
-
-            resolved = resolve(fit_of(step.params))  # type: ignore[arg-type]
-            context = replace(context, device=resolved.device, precision=resolved.precision)
-        importlib.import_module(f"edgekd.stages.{step.stage}").check(step.params, context)
+    settings = Settings(Path(), data_roots(roots), path.parent, Console(quiet=True), cores())
+    with recipe.placed():
+        check_all([prepare(step, settings) for step in steps_of(recipe)], {}, settings)
 
 
 def _summary(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from edgekd.artifact import Artifact
-from edgekd.plan import ExportParams
+from edgekd.params import ExportParams
 
 
 class Exporter(ABC):

@@ -13,7 +13,7 @@ from edgekd import onnxfile
 from edgekd.artifact import Artifact
 from edgekd.errors import RecipeError
 from edgekd.exporters.base import Exporter
-from edgekd.plan import ExportParams
+from edgekd.params import ExportParams
 
 
 class ONNX(Exporter):

@@ -27,7 +27,7 @@ from edgekd.errors import (
     StageFailed,
     UsageError,
 )
-from edgekd.plan import BenchParams
+from edgekd.params import BenchParams
 from edgekd.runner import state
 from edgekd.runner.measure import PROFILES
 from edgekd.stages.base import RunContext, StageResult

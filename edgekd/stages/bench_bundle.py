@@ -13,7 +13,7 @@ import numpy as np
 import edgekd
 from edgekd.artifact import Artifact
 from edgekd.data import roles
-from edgekd.plan import BenchParams
+from edgekd.params import BenchParams
 from edgekd.runner.bundle import FILE, SCHEMA_VERSION
 from edgekd.runner.verify import sha256
 

@@ -18,7 +18,7 @@ from edgekd.data.base import SPLITS, DataSource, Decoded, Images, Labels, check_
 from edgekd.data.roles import DATA_FILE, TWINS_FILE
 from edgekd.data.stratify import Hashes, content_hashes, twins
 from edgekd.errors import IntegrityError, RecipeError, StageFailed
-from edgekd.plan import DataParams
+from edgekd.params import DataParams
 from edgekd.stages.base import RunContext, StageResult
 
 VERSION = 1

@@ -14,7 +14,7 @@ from edgekd.errors import RecipeError
 from edgekd.fit import compiling, ready, seeding
 from edgekd.fit.loop import fit
 from edgekd.fit.request import FitResult, Settings, Side
-from edgekd.plan import StudentParams
+from edgekd.params import StudentParams
 from edgekd.predictions import Predictions
 from edgekd.stages import evaluate
 from edgekd.stages.base import RunContext, StageResult

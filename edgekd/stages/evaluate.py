@@ -23,7 +23,7 @@ from edgekd.fit.request import Validate
 from edgekd.fit.state import Diagnostics
 from edgekd.models.checkpoint import load_checkpoint
 from edgekd.models.count import count
-from edgekd.plan import Roles
+from edgekd.params import Roles
 from edgekd.predictions import Predictions
 
 WEIGHTS, MODEL, HISTORY, DIAGNOSTICS = "weights.safetensors", "model.json", "history.json", "diagnostics.npz"

@@ -12,7 +12,7 @@ from edgekd.analysis.parity import fp32_parity, int8_parity
 from edgekd.artifact import Artifact
 from edgekd.exporters.base import Exporter
 from edgekd.onnxrun import evaluate_onnx
-from edgekd.plan import ExportParams
+from edgekd.params import ExportParams
 from edgekd.stages.base import RunContext, StageResult
 from edgekd.stages.converted import conclude, normalization, parity_metrics, read_json
 

@@ -19,7 +19,7 @@ from edgekd.data.base import Images
 from edgekd.data.roles import Split
 from edgekd.errors import RecipeError
 from edgekd.onnxrun import evaluate_onnx
-from edgekd.plan import GraphParams
+from edgekd.params import GraphParams
 from edgekd.stages.base import RunContext, StageResult
 from edgekd.stages.converted import conclude, normalization, parity_metrics, predict, read_json, spread, write_json
 

@@ -14,7 +14,7 @@ from edgekd.artifact import Artifact
 from edgekd.data import calibration, normalize, roles
 from edgekd.errors import RecipeError
 from edgekd.onnxrun import evaluate_onnx
-from edgekd.plan import QuantizeParams
+from edgekd.params import QuantizeParams
 from edgekd.quantizers.base import Quantizer
 from edgekd.stages.base import RunContext, StageResult
 from edgekd.stages.converted import (

@@ -16,7 +16,7 @@ from edgekd.fit import compiling, ready, seeding
 from edgekd.fit.loop import fit
 from edgekd.fit.request import Settings, Side
 from edgekd.models.checkpoint import load_checkpoint
-from edgekd.plan import TeacherParams
+from edgekd.params import TeacherParams
 from edgekd.stages import evaluate
 from edgekd.stages.base import RunContext, StageResult
 

@@ -11,7 +11,8 @@ from edgekd import recipe as recipes
 from edgekd.artifact import Store
 from edgekd.console import Console
 from edgekd.errors import CheckFailed, RecipeError, StageFailed
-from edgekd.pipeline import Settings, dry_run, run, steps_of
+from edgekd.keys import Settings
+from edgekd.pipeline import dry_run, run, steps_of
 from edgekd.stages import graph, quantize
 
 TINY = {

@@ -16,7 +16,7 @@ from edgekd.console import Console
 from edgekd.data import normalize
 from edgekd.data.roles import split
 from edgekd.errors import IntegrityError, RecipeError, StageFailed
-from edgekd.plan import DataParams, Roles
+from edgekd.params import DataParams, Roles
 from edgekd.stages import data
 from edgekd.stages.base import RunContext, StageResult
 

@@ -14,7 +14,7 @@ from edgekd.data.calibration import calibration_rows, golden_rows
 from edgekd.data.roles import RoleArrays, split
 from edgekd.data.stratify import stratified
 from edgekd.errors import IntegrityError, RecipeError
-from edgekd.plan import Roles
+from edgekd.params import Roles
 
 CLASSES, TRAIN, TEST = 4, 200, 40
 

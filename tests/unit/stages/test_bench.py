@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from edgekd import errors, predictions, profiles
 from edgekd.artifact import Store
 from edgekd.console import Console
-from edgekd.plan import BenchParams, Roles
+from edgekd.params import BenchParams, Roles
 from edgekd.runner import state
 from edgekd.stages import bench
 from edgekd.stages.base import RunContext
@@ -254,7 +254,7 @@ def test_fingerprint_says_what_makes_another_measurement(monkeypatch):
 
 def test_bench_imports_neither_torch_nor_a_runtime():
     code = (
-        "import sys\nfrom edgekd.stages import bench\nfrom edgekd.plan import BenchParams, Roles\n"
+        "import sys\nfrom edgekd.stages import bench\nfrom edgekd.params import BenchParams, Roles\n"
         "bench.fingerprint(BenchParams(target='onnx', device='cpu', runtime='onnxruntime', roles=Roles()))\n"
         "print([m for m in ('torch', 'torchvision', 'onnxsim', 'onnxruntime', 'onnx') if m in sys.modules])"
     )

@@ -15,7 +15,7 @@ from edgekd import models, registry
 from edgekd.artifact import Artifact
 from edgekd.errors import RecipeError
 from edgekd.fit import loop
-from edgekd.plan import DistillParams, Roles, StudentParams, TeacherParams
+from edgekd.params import DistillParams, Roles, StudentParams, TeacherParams
 from edgekd.recipe import Fit
 from edgekd.stages import distill, train
 from edgekd.stages.base import RunContext

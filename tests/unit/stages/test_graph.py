@@ -17,7 +17,7 @@ from edgekd import onnxfile, predictions
 from edgekd.console import Console
 from edgekd.data import normalize
 from edgekd.errors import CheckFailed, RecipeError, StageFailed
-from edgekd.plan import GraphParams
+from edgekd.params import GraphParams
 from edgekd.stages import converted, evaluate, graph, simplification, tracing
 from tests.onnxtoys import CLASSES, CONTEXT, MUTATIONS, ROLES, SIZE, TEST, VAL, chain
 from tests.tolerances import ONNX_ERROR_TO_RANGE

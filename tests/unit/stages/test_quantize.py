@@ -14,7 +14,7 @@ from edgekd import onnxfile, onnxrun, predictions
 from edgekd.console import Console
 from edgekd.data import roles
 from edgekd.errors import CheckFailed, RecipeError
-from edgekd.plan import Roles
+from edgekd.params import Roles
 from edgekd.quantizers.ptq import PTQ
 from edgekd.stages import quantize
 from tests.onnxtoys import CLASSES, CONTEXT, MUTATIONS, QUANTIZE, ROLES, SIZE, TEST, VAL, chain

@@ -13,7 +13,7 @@ from edgekd import models, predictions
 from edgekd.artifact import Artifact, sha256_file
 from edgekd.data.checkpoint_file import find_checkpoint
 from edgekd.errors import CheckFailed, IntegrityError, RecipeError
-from edgekd.plan import Roles, TeacherParams
+from edgekd.params import Roles, TeacherParams
 from edgekd.recipe import Fit
 from edgekd.stages import train
 from edgekd.stages.base import RunContext
