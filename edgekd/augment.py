@@ -14,11 +14,6 @@ from torch import Tensor
 from edgekd.data.base import check_augment
 
 
-def check_spec(spec: Sequence[str], where: str = "data.augment") -> None:
-    """Raise RecipeError unless every token is known and stands once."""
-    check_augment(spec, where)
-
-
 def augment(images: Tensor, spec: Sequence[str], generator: torch.Generator) -> Tensor:
     """A random crop and flip of every image, on the images' device.
 
@@ -34,7 +29,7 @@ def augment(images: Tensor, spec: Sequence[str], generator: torch.Generator) -> 
     Raises:
         RecipeError: An unknown token.
     """
-    check_spec(spec)
+    check_augment(spec, "data.augment")
     batch, height, width, channels = images.shape
     pad = next((int(token.removeprefix("crop")) for token in spec if token.startswith("crop")), 0)
     if spec:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from edgekd import __version__
-from edgekd.errors import EdgekdError, StageFailed
+from edgekd.commands import output as results
+from edgekd.errors import EdgekdError, StageFailed, UsageError
 
 EXIT_CODES = """
 Exit codes: 0 ok; 1 bug; 2 usage or recipe; 3 a check of the result failed; 4 measurement void;
 5 missing tool, board or runtime; 6 integrity; 7 a stage failed (disk full, read-only, out of memory);
-8 engine of another version or chip; 130 interrupted.
+8 engine of another version or chip; 130 interrupted; 141 the reader of the output went away.
 """
 
 app = typer.Typer(
@@ -60,6 +60,9 @@ OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Copy 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads of training. Default: all cores.")
+]
+BenchThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads of the measured model: bench.threads. Default: 1.")
 ]
 FormatOption = Annotated[
     list[str] | None,
@@ -184,11 +187,14 @@ def bench(
     dry_run: DryRunOption = False,
     force: ForceOption = False,
     output: OutputOption = None,
-    threads: ThreadsOption = None,
+    threads: BenchThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure latency and accuracy of the shipped files. Measures again each time; `run` reuses."""
-    _chain("bench", locals(), command="bench")
+    options = locals()
+    if threads is not None:
+        options |= {"threads": None, "set_": [*(set_ or []), f"bench.threads={threads}"]}
+    _chain("bench", options, command="bench")
 
 
 @recipes_app.command("ls")
@@ -328,12 +334,13 @@ def artifacts_gc(
     yes: Annotated[
         bool, typer.Option("--yes", help="Delete. Without it: only say what would go, and how much.")
     ] = False,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Also the checkpoints of unfinished steps.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Remove what no tag, no recipe's last run and no later artifact needs."""
     from edgekd.commands import artifacts
 
-    artifacts.gc(workspace, yes, json)
+    artifacts.gc(workspace, yes, unfinished, json)
 
 
 @app.command(epilog="Example: edgekd predict photo.png")
@@ -385,35 +392,54 @@ def doctor(workspace: WorkspaceOption = WORKSPACE, data_root: DataRootOption = N
     work(workspace, data_root or [], json)
 
 
+# The base of typer's usage errors. It is click's, and newer versions of typer bring their own click: no one public name.
+Misuse = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+
+
 def main() -> None:
-    """Entry point: every expected failure becomes one screen and its exit code."""
+    """Entry point: every expected failure becomes one screen and its exit code.
+
+    `app()` is not called: it turns Ctrl-C and a closed pipe into exits of its own before they can be told apart.
+    """
     try:
-        app()
+        command = typer.main.get_command(app)
+        with command.make_context("edgekd", sys.argv[1:]) as context:
+            command.invoke(context)
+    except Misuse as error:
+        _misused(error)
+        sys.exit(error.exit_code)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
     except EdgekdError as error:
         _say(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe went away: no error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (
-        OSError
-    ) as error:  # the machine's refusal outside a stage: a full or read-only workspace, a file that went away
-        _say(
-            StageFailed(
-                str(error.filename or "workspace"), error.strerror or str(error), "a readable, writable workspace"
-            )
-        )
+    except OSError as error:  # the machine refuses outside a stage: a full or read-only workspace, a file gone
+        where, found = str(error.filename or "workspace"), error.strerror or str(error)
+        _say(StageFailed(where, found, "a readable, writable workspace"))
         sys.exit(StageFailed.exit_code)
+
+
+def _misused(error: typer.BadParameter) -> None:
+    """A call that the command line does not have: the usage text of typer."""
+    error.show()
+    path = error.ctx.command_path if error.ctx is not None else "edgekd"
+    _document(UsageError(path, error.format_message(), hint=f"{path} --help"))
 
 
 def _say(error: EdgekdError) -> None:
     typer.echo(f"error: {error}", err=True)
+    _document(error)
+
+
+def _document(error: EdgekdError) -> None:
     if "--json" in sys.argv:
-        fields = ("reason", "exit_code", "where", "found", "expected", "hint")
-        typer.echo(json.dumps({"schema_version": 1, "error": {name: getattr(error, name) for name in fields}}))
+        results.print_json({"error": results.error_fields(error)})
 
 
 if __name__ == "__main__":

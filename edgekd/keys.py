@@ -96,6 +96,23 @@ def keyed(step: Step, inputs: Mapping[str, Artifact], settings: Settings) -> Key
     return Keyed(step, material)
 
 
+def stated(step: Step, made: Artifact) -> dict[str, Any]:
+    """Key material of a step as far as the recipe says it, in the form of an artifact that is to be compared with it.
+
+    What only a prepared step knows (the bytes of its sources) and the machine is taken from the artifact.
+    """
+    old: Mapping[str, Any] = made.manifest["params"]
+    params = _hashed(step.params)
+    for name in ("sources", "layout", "checkpoint_sha256"):
+        if name in old:
+            params[name] = old[name]
+    if old.get("checkpoint_sha256"):
+        params.pop("checkpoint", None)
+    if old.get("sources"):
+        params["args"].pop("path", None)
+    return {**{k: made.manifest.get(k) for k in ("version", "plugin", "environment")}, "params": params, "inputs": {}}
+
+
 def context_of(params: Params, settings: Settings) -> RunContext:
     """How a stage runs here: device and precision resolved for a training step. `resume` is set once there is one."""
     context = RunContext(
@@ -119,6 +136,7 @@ def _hashed(params: Params) -> dict[str, Any]:
     for name in ("device", "precision"):
         if isinstance(values.get("fit"), dict):
             values["fit"].pop(name)
+    values.pop("expect_top1", None)  # a check of the result, not an input of it
     if values.get("checkpoint_sha256"):
         values.pop("checkpoint")  # its bytes count, not its name
     if values.get("sources"):

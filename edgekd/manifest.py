@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 from edgekd import __version__
 from edgekd.artifact import Artifact, canonical
 from edgekd.recipe import Recipe
+from edgekd.runner import state
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxsim", "onnxscript", "numpy", "pyarrow", "pillow")
 
@@ -33,7 +35,7 @@ def facts(
         "inputs": {role: {"id": a.id, "step": a.step, "key": a.key, "digest": a.digest} for role, a in inputs.items()},
         "metrics": dict(metrics),
         "test_touches": 1 if "n_test" in metrics else 0,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": _portable(recipe),
         "seed": recipe.seed,
         "threads": threads,
         "duration_s": round(seconds, 3),
@@ -43,7 +45,7 @@ def facts(
         "host": {
             "system": platform.system(),
             "machine": platform.machine(),
-            "processor": processor(),
+            "processor": state.processor(),
             "name": platform.node(),
         },
     }
@@ -61,9 +63,19 @@ def difference(before: Mapping[str, Any], material: Mapping[str, Any]) -> str:
         if old.get(name, ...) != new.get(name, ...)
     ]
     if not changed:
-        return "not there any more"
+        return ""
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     return ", ".join(changed[:3]) + more
+
+
+def _portable(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without machine paths: of an absolute path only the last part is kept."""
+    values = recipe.model_dump(mode="json")
+    for section, key in (("data", "path"), ("teacher", "checkpoint")):
+        text = (values.get(section) or {}).get(key)
+        if isinstance(text, str) and Path(text).is_absolute():
+            values[section][key] = Path(text).name
+    return values
 
 
 @cache
@@ -86,24 +98,13 @@ def source() -> dict[str, str]:
         p.relative_to(package).as_posix(): sha256(p.read_bytes()).hexdigest() for p in sorted(package.rglob("*.py"))
     }
     found = {"sha256": sha256(canonical(files)).hexdigest()}
-    if (package.parent / ".git").exists():
+    if (package.parent / ".git").exists() and shutil.which("git") is not None:
         commit = subprocess.run(
             ["git", "-C", str(package.parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
         )
         if commit.returncode == 0:
             found["commit"] = commit.stdout.strip()
     return found
-
-
-@cache
-def processor() -> str:
-    """Name of the CPU."""
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

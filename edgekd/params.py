@@ -97,14 +97,18 @@ class ExportParams(Params):
     exporter: str
     scheme: str
     args: dict[str, Any] = {}
+    parity: dict[str, float] = {}  # bounds by name; edgekd's own where a name is missing
 
 
 class BenchParams(Params):
-    """Stage `bench`: the shipped files on one device."""
+    """Stage `bench`: the shipped files on one device, with what the two profiles say of it."""
 
     target: str
     device: str
     runtime: str
+    provider: str
+    transport: str
+    golden_error_to_range: float  # largest error of a golden logit / range of the golden logits
     profile: Literal["smoke", "quick"] = "quick"
     threads: int = 1
     roles: Roles

@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from edgekd import manifest, models
-from edgekd.artifact import Artifact, Store
-from edgekd.errors import RecipeError, StageFailed, nearest
-from edgekd.keys import Settings, context_of, keyed, prepare
+from edgekd.analysis.expected import require_top1
+from edgekd.artifact import Artifact
+from edgekd.errors import RecipeError, StageFailed, UsageError, nearest
+from edgekd.keys import Settings, context_of, keyed, prepare, stated
 from edgekd.params import TeacherParams
 from edgekd.plan import Step, plan
 from edgekd.recipe import Recipe
 from edgekd.stages.base import Stage, StageResult
+from edgekd.store import Store
 
 State = Literal["made", "reused", "to make"]
 
@@ -51,32 +53,61 @@ def _check_models(recipe: Recipe) -> None:
             raise RecipeError(f"{section}.model", f"unknown name {name!r}", hint, "edgekd models")
 
 
-def run(recipe: Recipe, steps: Sequence[Step], settings: Settings) -> list[Outcome]:
+def run(
+    recipe: Recipe, steps: Sequence[Step], settings: Settings, keep: Callable[[Sequence[Outcome]], object] = len
+) -> list[Outcome]:
     """Bring every step to an artifact, upstream first.
+
+    Args:
+        recipe: The recipe.
+        steps: From `steps_of`.
+        settings: See `Settings`.
+        keep: Told of all outcomes so far after each step, so that a later failure loses none of them.
 
     Raises:
         EdgekdError: As the stages raise; what was sealed before stays.
     """
-    with recipe.placed():
-        return _run(recipe, [prepare(step, settings) for step in steps], Store(settings.workspace), settings)
-
-
-def _run(recipe: Recipe, steps: Sequence[Step], store: Store, settings: Settings) -> list[Outcome]:
+    manifest.source()  # hashed now: an edit during a long run must not pass for what ran
+    store = Store(settings.workspace)
     done: dict[str, Artifact] = {}
     outcomes: list[Outcome] = []
-    checked = False
-    for number, step in enumerate(steps):
-        outcome = _look(step, done, store, settings)
-        if outcome.artifact is None:
-            if not checked and step.stage != "data":
-                check_all(steps[number:], done, settings)
-                checked = True
-            outcome = _make(recipe, step, done, store, settings, outcome.why)
-        settings.console.log(f"{outcome.state:7} {_name(outcome)}  ({outcome.why})")
-        assert outcome.artifact is not None
-        done[step.name] = outcome.artifact
-        outcomes.append(outcome)
+    unchecked = True
+    with recipe.placed():
+        steps = [prepare(step, settings) for step in steps]
+        require_same(steps, settings)
+        for number, step in enumerate(steps):
+            outcome = _look(step, done, store, settings)
+            if outcome.artifact is None:
+                if unchecked:
+                    check_all(steps[number:], done, settings)
+                unchecked = step.stage == "data"  # once the images are known, the checks know more
+                outcome = _make(recipe, step, done, store, settings, outcome.why)
+            settings.console.log(f"{outcome.state:7} {_name(outcome)}  ({outcome.why})")
+            assert outcome.artifact is not None
+            done[step.name] = outcome.artifact
+            outcomes.append(outcome)
+            keep(outcomes)
+            if isinstance(step.params, TeacherParams):
+                require_top1(step.params.expect_top1, outcome.artifact.metrics)
     return outcomes
+
+
+def require_same(steps: Sequence[Step], settings: Settings) -> None:
+    """A step taken with `--from` must be the one that the recipe describes: nothing asked for is silently ignored.
+
+    Raises:
+        UsageError: The recipe, or an override, says something else.
+    """
+    for step in steps:
+        pin = settings.pins.get(step.name)
+        changed = pin is not None and manifest.difference({**pin.manifest, "inputs": {}}, stated(step, pin))
+        if pin is not None and changed:
+            raise UsageError(
+                f"--from: {pin.id}",
+                f"the recipe says otherwise: {changed}",
+                "the parameters that it was made with",
+                "leave out --from to make it anew, or the --set or --recipe that changes it",
+            )
 
 
 def dry_run(steps: Sequence[Step], settings: Settings) -> list[Outcome]:
@@ -84,7 +115,9 @@ def dry_run(steps: Sequence[Step], settings: Settings) -> list[Outcome]:
     store = Store(settings.workspace)
     done: dict[str, Artifact] = {}
     outcomes: list[Outcome] = []
-    for step in (prepare(step, settings) for step in steps):
+    steps = [prepare(step, settings) for step in steps]
+    require_same(steps, settings)
+    for step in steps:
         if all(name in done for name in step.inputs.values()):
             outcome = _look(step, done, store, settings)
         else:
@@ -92,8 +125,6 @@ def dry_run(steps: Sequence[Step], settings: Settings) -> list[Outcome]:
             outcome = Outcome(step, "to make", f"after {missing}")
         if outcome.artifact is not None:
             done[step.name] = outcome.artifact
-        else:
-            outcome = replace(outcome, state="to make")
         outcomes.append(outcome)
     return outcomes
 
@@ -108,6 +139,8 @@ def check_all(steps: Sequence[Step], done: Mapping[str, Artifact], settings: Set
                 context_of(step.params, settings),
                 classes=known.get("classes"),
                 train_images=known.get("n_train"),
+                channels=known.get("channels"),
+                size=(known["height"], known["width"]) if "height" in known else None,
                 teacher_model=teacher,
             )
             _stage(step.stage).check(step.params, context)
@@ -127,7 +160,7 @@ def _look(step: Step, done: Mapping[str, Artifact], store: Store, settings: Sett
     elif newest is None:
         why = "not made before"
     else:
-        why = manifest.difference(newest.manifest, key.material)
+        why = manifest.difference(newest.manifest, key.material) or "not there any more"
     return Outcome(step, "to make", why)
 
 

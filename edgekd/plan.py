@@ -109,20 +109,23 @@ def check(recipe: Recipe) -> None:
 
 
 def resolve_targets(names: Sequence[str], where: str) -> list[str]:
-    """Target names for names and families (`onnx`), in the order given, each once.
+    """Names of shipped targets and paths of a user's own, in the order given, each once; the profiles are checked.
 
     Raises:
-        RecipeError: Neither a target nor a family.
+        RecipeError: No such target, exporter or argument of it; two files with one target's name.
     """
-    known = profiles.targets()
-    found: list[str] = []
+    found: dict[str, str] = {}
     for name in names:
-        if name not in known and not name.endswith((".yaml", ".yml")):
-            families = sorted({target.family for target in known.values()})
-            raise RecipeError(where, f"unknown name {name!r}", nearest(name, [*known, *families]), "edgekd formats")
-        if name not in found:
-            found.append(name)
-    return found
+        target = profiles.target(name, where)
+        registry.find("exporters", target.exporter, f"target {target.name}: exporter")
+        registry.check("exporters", target.exporter, target.args, f"target {target.name}: args")
+        if found.setdefault(target.name, name) != name:
+            raise RecipeError(
+                where,
+                f"{found[target.name]} and {name} are both target {target.name}",
+                "another `name:` in one of them",
+            )
+    return list(found.values())
 
 
 def _check_normalize(name: str) -> None:
@@ -142,7 +145,13 @@ def _augment(recipe: Recipe) -> tuple[str, ...] | None:
 
 def _data(recipe: Recipe) -> Step:
     data = recipe.data
-    params = DataParams(use=data.use, args=data.args, size=data.size, resize=data.resize, duplicates=data.duplicates)
+    params = DataParams(
+        use=data.use,
+        args=registry.check("data", data.use, data.args, "data"),
+        size=data.size,
+        resize=data.resize,
+        duplicates=data.duplicates,
+    )
     return Step("data", "data", params, {}, ("data", data.use))
 
 
@@ -171,7 +180,10 @@ def _student(recipe: Recipe, needs_teacher: bool) -> Step:
     params = StudentParams(
         model=recipe.student.model,
         fit=recipe.student.fit,
-        distill=DistillParams(use=recipe.distill.use, args=recipe.distill.args),
+        distill=DistillParams(
+            use=recipe.distill.use,
+            args=registry.check("distillers", recipe.distill.use, recipe.distill.args, "distill"),
+        ),
         augment=_augment(recipe),
         roles=_roles(recipe),
         seed=recipe.seed,
@@ -182,10 +194,15 @@ def _student(recipe: Recipe, needs_teacher: bool) -> Step:
 
 def _quantize(recipe: Recipe, scheme: str) -> Step:
     quantize = recipe.quantize
+    made = registry.find("quantizers", quantize.use, "quantize.use").attributes.get("schemes", (scheme,))
+    if scheme not in made:
+        raise RecipeError(
+            "quantize.use", f"{quantize.use} does not make scheme {scheme!r} of an export target", nearest(scheme, made)
+        )
     params = QuantizeParams(
         scheme=scheme,
         use=quantize.use,
-        args=quantize.args,
+        args=registry.check("quantizers", quantize.use, quantize.args, "quantize"),
         images=quantize.images,
         roles=_roles(recipe),
         seed=recipe.seed,
@@ -197,25 +214,35 @@ def _quantize(recipe: Recipe, scheme: str) -> Step:
 def _export(target: profiles.Target) -> Step:
     source = "graph" if target.scheme == "none" else f"quantized/{target.scheme}"
     params = ExportParams(
-        target=target.name, family=target.family, exporter=target.exporter, scheme=target.scheme, args=target.args
+        target=target.name,
+        family=target.family,
+        exporter=target.exporter,
+        scheme=target.scheme,
+        args=registry.check("exporters", target.exporter, target.args, f"target {target.name}: args"),
+        parity=target.bounds,
     )
     return Step(f"export/{target.name}", "export", params, {"source": source}, ("exporters", target.exporter))
 
 
 def _bench(recipe: Recipe, target: profiles.Target) -> Step:
     bench = recipe.bench
+    device = profiles.device(bench.device)
+    registry.find("transport", device.transport, f"device {device.name}: transport")
     if bench.runtime not in target.runtimes:
         raise RecipeError(
             "bench.runtime", f"{bench.runtime!r} does not run target {target.name}", ", ".join(target.runtimes)
         )
     params = BenchParams(
         target=target.name,
-        device=bench.device,
+        device=device.name,
         runtime=bench.runtime,
+        provider=device.runtimes[bench.runtime].provider,
+        transport=device.transport,
+        golden_error_to_range=target.golden_error_to_range,
         profile=bench.profile,
         threads=bench.threads,
         roles=_roles(recipe),
     )
     return Step(
-        f"bench/{target.name}@{bench.device}", "bench", params, {"data": "data", "export": f"export/{target.name}"}
+        f"bench/{target.name}@{device.name}", "bench", params, {"data": "data", "export": f"export/{target.name}"}
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,8 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd import stats
+from edgekd.errors import IntegrityError
 
 FILE = "predictions.npz"
+# What NumPy and zipfile are seen to raise on damaged bytes.
+DAMAGED = (
+    *(ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, SyntaxError, RuntimeError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,20 @@ def save(folder: Path, predictions: Predictions) -> Path:
 
 
 def load(folder: Path) -> Predictions:
-    """Read `predictions.npz` of an artifact's folder."""
-    with np.load(folder / FILE, allow_pickle=False) as file:
-        return Predictions(*(file[field.name] for field in fields(Predictions)))
+    """Read `predictions.npz` of an artifact's folder.
+
+    Raises:
+        IntegrityError: The file is gone or damaged.
+    """
+    try:
+        with np.load(folder / FILE, allow_pickle=False) as file:
+            return Predictions(*(file[field.name] for field in fields(Predictions)))
+    except DAMAGED as error:
+        place = "/".join(folder.parts[-3:])  # <step>/<folder>, and a step may have two parts
+        hint = "edgekd artifacts verify"
+        raise IntegrityError(
+            f"{place}: {FILE}", f"cannot be read ({error})", "the bytes that were sealed", hint
+        ) from error
 
 
 def summarize(predictions: Predictions) -> dict[str, Any]:

@@ -4,22 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from annotated_types import Ge, Interval
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgekd import yamlsource
 from edgekd.errors import MissingTool, RecipeError, nearest
+from edgekd.recipe import NAME
+
+# Two float32 runtimes add the same products in another order: 1e-7 to 1e-6 of the range is seen on CIFAR networks;
+# a wrong padding, a missing ReLU or stale BatchNorm statistics give 1e-2 and more.
+FP32_MAX_ERROR_TO_RANGE = 1.0e-4
+# A sound u8s8 graph of such networks gives 30 to 44 dB and 99 % or more; ranges broken by one outlier, onnxruntime's
+# "distribution" calibration (-2 dB) or saturated ReLUs fall far below both bounds.
+INT8_MIN_AGREEMENT_PERCENT = 98.0
+INT8_MIN_SQNR_DB = 25.0
+# An int8 file may meet another processor than its maker's: one step of a scale, about 1 % of the range, carried through a few
+# layers. A wrong normalisation or channel order errs by 20 % and more.
+INT8_GOLDEN_ERROR_TO_RANGE = 0.05
 
 
-class Profile(BaseModel):
-    """Base of both kinds: frozen, unknown keys forbidden."""
+class Facts(BaseModel):
+    """Base of everything in a profile: frozen, unknown keys forbidden."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str
+
+class Profile(Facts):
+    """Base of both kinds."""
+
+    name: str = Field(pattern=NAME)  # part of a step's name, which is a folder
     family: str
     description: str = ""
+
+
+class Parity(Facts):
+    """How near to its source an exported file must stay. A target may ask for more than edgekd does, not for less."""
+
+    max_error_to_range: Annotated[float, Interval(gt=0, le=FP32_MAX_ERROR_TO_RANGE)] = FP32_MAX_ERROR_TO_RANGE
+    min_agreement_percent: Annotated[float, Interval(ge=INT8_MIN_AGREEMENT_PERCENT, le=100)] = (
+        INT8_MIN_AGREEMENT_PERCENT
+    )
+    min_sqnr_db: Annotated[float, Ge(INT8_MIN_SQNR_DB)] = INT8_MIN_SQNR_DB
 
 
 class Target(Profile):
@@ -28,16 +55,41 @@ class Target(Profile):
     exporter: str
     scheme: str
     runtimes: list[str]
-    parity: dict[str, float] = {}
-    needs: list[str] = []
+    parity: Parity = Parity()
     args: dict[str, Any] = {}
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The bounds of `parity` that its scheme is held to."""
+        names = ("max_error_to_range",) if self.scheme == "none" else ("min_agreement_percent", "min_sqnr_db")
+        return {name: getattr(self.parity, name) for name in names}
+
+    @property
+    def golden_error_to_range(self) -> float:
+        """Largest error of a golden logit on a device / range of the golden logits."""
+        return self.bounds.get("max_error_to_range", INT8_GOLDEN_ERROR_TO_RANGE)
+
+    @model_validator(mode="after")
+    def _no_idle_bound(self) -> Self:
+        idle = sorted(self.parity.model_fields_set - set(self.bounds))
+        if idle:
+            raise ValueError(
+                f"parity.{idle[0]} is no bound of scheme {self.scheme}, which has {', '.join(self.bounds)}"
+            )
+        return self
+
+
+class RuntimeFacts(Facts):
+    """How one runtime runs on a device."""
+
+    provider: str
 
 
 class Device(Profile):
     """What to run on: `devices/<name>.yaml`; each fact has its source."""
 
     transport: str
-    runtimes: dict[str, dict[str, Any]]
+    runtimes: dict[str, RuntimeFacts]
     precisions: list[str]
     sources: dict[str, str] = {}
 
@@ -85,10 +137,12 @@ def device(name: str, where: str = "bench.device") -> Device:
 
 
 def _one(name: str, where: str, known: dict[str, P], kind: type[P]) -> P:
-    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+    listing = "edgekd formats" if kind is Target else "edgekd devices"
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise RecipeError(where, f"no file {name}", f"a {kind.__name__.lower()} profile, or a name", listing)
         return _read(Path(name), kind)
     if name not in known:
-        listing = "edgekd formats" if kind is Target else "edgekd devices"
         raise RecipeError(where, f"unknown name {name!r}", nearest(name, known), listing)
     return known[name]
 
@@ -106,5 +160,7 @@ def _read(path: Path, kind: type[P]) -> P:
         item = error.errors()[0]
         place = tuple(item["loc"])
         raise RecipeError(
-            source.place(place), f"{'.'.join(map(str, place))}: {item['msg']}", f"a {kind.__name__} profile"
+            source.place(place),
+            f"{'.'.join(map(str, place)) or path.name}: {item['msg']}",
+            f"a {kind.__name__} profile",
         ) from error

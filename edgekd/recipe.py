@@ -59,7 +59,9 @@ class Fit(Section):
     warmup: float = Field(0, ge=0, description="epochs of linear warm-up")
     weight_decay: float = Field(5e-4, ge=0)
     label_smoothing: float = Field(0, ge=0, lt=1)
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: cuda where torch can use it, else cpu; mps only when named"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto"] | bool = "auto"
     ema: float = Field(0, ge=0, lt=1, description="decay per step of the averaged weights; 0 = off")
@@ -203,7 +205,6 @@ def _override(source: yamlsource.Source, text: str) -> None:
 def _translate(error: ValidationError, source: yamlsource.Source, model: type[BaseModel]) -> RecipeError:
     """pydantic's list of errors as one RecipeError that names places, keys and nearest names."""
     lines = []
-    hint = ""
     for item in error.errors()[:5]:
         path = tuple(part for part in item["loc"] if not str(part).startswith(("function-", "literal[", "bool")))
         place = source.place(path)

@@ -115,7 +115,7 @@ _LISTED = {
 
 
 def check(group: str, name: str, args: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Arguments of a plugin, validated against its signature, with the defaults left out.
+    """Arguments of a plugin, validated, in the one spelling that a key hashes: no defaults, 50.0 as 50.
 
     Raises:
         RecipeError: Unknown plugin, unknown, missing or ill-typed argument, value out of range.
@@ -123,7 +123,7 @@ def check(group: str, name: str, args: Mapping[str, Any], where: str) -> dict[st
     plugin = find(group, name, f"{where}.use")
     model = _model(plugin)
     try:
-        model.model_validate(dict(args))
+        given = model.model_validate(dict(args))
     except ValidationError as error:
         item = error.errors()[0]
         key = ".".join(str(part) for part in item["loc"][:1])
@@ -137,7 +137,16 @@ def check(group: str, name: str, args: Mapping[str, Any], where: str) -> dict[st
         raise RecipeError(
             f"{where}.{key}", f"found {item['input']!r}", item["msg"].removeprefix("Input should be ")
         ) from error
-    return dict(args)
+    return {k: _plain(v) for k, v in given.model_dump(exclude_defaults=True).items()}
+
+
+def filled(group: str, name: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a plugin, the defaults of its constructor included."""
+    return typing.cast("dict[str, Any]", _model(find(group, name)).model_validate(dict(args)).model_dump())
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def schema(plugin: Plugin) -> dict[str, Any]:

@@ -233,17 +233,6 @@ def paired_drop(right_a: npt.ArrayLike, right_b: npt.ArrayLike, confidence: floa
     return PairedDrop((lost - gained) / n, max(-1.0, centre - half), min(1.0, centre + half), lost, gained, n)
 
 
-def mcnemar(lost: int, gained: int) -> float:
-    """Two-sided exact McNemar p-value: the chance of a split at least this uneven were b as good as a.
-
-    Source: Q. McNemar, 1947, in its exact binomial form.
-    """
-    n = lost + gained
-    if n == 0:
-        return 1.0
-    return min(1.0, 2 * float(_binomial_cdf(n, 50.0)[min(lost, gained)]))
-
-
 def _z(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence}: expected a number in (0, 1)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from edgekd.errors import RecipeError
 
 MAX_BYTES = 262_144  # a recipe is a page or two; this bounds what a hostile file can cost
 MAX_DEPTH = 20
+FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # 1e-3 is a number to people, not to YAML 1.1
 
 KeyPath = tuple[str | int, ...]
 
@@ -102,7 +104,9 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, source: Sour
     if isinstance(node, yaml.SequenceNode):
         return [_plain(loader, item, (*path, i), source) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
+        value = loader.construct_object(node)
+        plain = isinstance(node, yaml.ScalarNode) and node.style is None
+        return float(value) if plain and isinstance(value, str) and FLOAT.fullmatch(value) else value
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         place = f"{source.name}:{key_node.start_mark.line + 1}"

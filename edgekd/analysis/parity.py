@@ -14,21 +14,9 @@ import numpy.typing as npt
 
 from edgekd import agreement
 from edgekd.errors import CheckFailed
+from edgekd.profiles import FP32_MAX_ERROR_TO_RANGE, INT8_MIN_AGREEMENT_PERCENT, INT8_MIN_SQNR_DB
 
 Logits = npt.NDArray[np.floating[Any]]
-
-# Two float32 runtimes add the same products in another order: 1e-7 to 1e-6 of the range is seen on CIFAR networks;
-# a wrong padding, a missing ReLU or stale BatchNorm statistics give 1e-2 and more.
-FP32_MAX_ERROR_TO_RANGE = 1.0e-4
-# A sound u8s8 graph of such networks gives 30 to 44 dB and 99 % or more; ranges broken by one outlier, onnxruntime's
-# "distribution" calibration (-2 dB) or saturated ReLUs fall far below both bounds.
-INT8_MIN_AGREEMENT_PERCENT = 98.0
-INT8_MIN_SQNR_DB = 25.0
-
-EXPECTED = {
-    "fp32": f"max error <= {FP32_MAX_ERROR_TO_RANGE:g} of the logit range, same top-1 wherever the margin exceeds it",
-    "int8": f"agreement >= {INT8_MIN_AGREEMENT_PERCENT:g} % and SQNR >= {INT8_MIN_SQNR_DB:g} dB",
-}
 
 
 @dataclass(frozen=True)
@@ -46,6 +34,7 @@ class ParityReport:
         disagreements: Images with another top-1.
         disagreements_outside_margin: Those of them whose two largest reference logits lie further apart than the error
             that is allowed (fp32) or seen (int8): no rounding turned them.
+        expected: The bounds in words.
         failures: One line a bound that does not hold; empty = parity.
     """
 
@@ -58,6 +47,7 @@ class ParityReport:
     agreement_percent: float
     disagreements: int
     disagreements_outside_margin: int
+    expected: str
     failures: tuple[str, ...]
 
     @property
@@ -85,48 +75,56 @@ class ParityReport:
             CheckFailed: A bound does not hold; names the figures.
         """
         if not self.passed:
-            raise CheckFailed(
-                where, f"{self.kind}, {self.n} images: " + "; ".join(self.failures), EXPECTED[self.kind], hint
-            )
+            raise CheckFailed(where, f"{self.kind}, {self.n} images: " + "; ".join(self.failures), self.expected, hint)
         return self
 
 
-def fp32_parity(reference: Logits, other: Logits) -> ParityReport:
+def fp32_parity(reference: Logits, other: Logits, max_error_to_range: float = FP32_MAX_ERROR_TO_RANGE) -> ParityReport:
     """Do two float networks give the same logits?
 
     Args:
         reference: [n, classes], of the source.
         other: [n, classes], of the converted network, same images in the same order.
+        max_error_to_range: Largest difference of one logit / range of the reference's logits.
 
     Raises:
         CheckFailed: Nothing can be compared: other shapes, no image, a logit that is not finite, all logits equal.
     """
-    found = _compare("fp32", reference, other, FP32_MAX_ERROR_TO_RANGE)
+    found = _compare("fp32", reference, other, max_error_to_range)
     failures = []
-    if not found["error_to_range"] <= FP32_MAX_ERROR_TO_RANGE:
+    if not found["error_to_range"] <= max_error_to_range:
         failures.append(f"max error {found['max_abs_error']:.3g} is {found['error_to_range']:.2e} of the logit range")
     if found["disagreements_outside_margin"]:
         failures.append(f"{found['disagreements_outside_margin']} images have another top-1 beyond the margin")
-    return _report("fp32", found, failures)
+    expected = f"max error <= {max_error_to_range:g} of the logit range, same top-1 wherever the margin exceeds it"
+    return _report("fp32", found, expected, failures)
 
 
-def int8_parity(reference: Logits, other: Logits) -> ParityReport:
+def int8_parity(
+    reference: Logits,
+    other: Logits,
+    min_agreement_percent: float = INT8_MIN_AGREEMENT_PERCENT,
+    min_sqnr_db: float = INT8_MIN_SQNR_DB,
+) -> ParityReport:
     """Does a quantized network keep the answers of its float source?
 
     Args:
         reference: [n, classes], of the float graph.
         other: [n, classes], of the quantized graph, same images in the same order.
+        min_agreement_percent: Least images with the same top-1.
+        min_sqnr_db: Least signal to error.
 
     Raises:
         CheckFailed: Nothing can be compared: other shapes, no image, a logit that is not finite, all logits equal.
     """
     found = _compare("int8", reference, other, None)
     failures = []
-    if not found["agreement_percent"] >= INT8_MIN_AGREEMENT_PERCENT:
+    if not found["agreement_percent"] >= min_agreement_percent:
         failures.append(f"agreement {found['agreement_percent']:.2f} %")
-    if not found["sqnr_db"] >= INT8_MIN_SQNR_DB:
+    if not found["sqnr_db"] >= min_sqnr_db:
         failures.append(f"SQNR {found['sqnr_db']:.2f} dB")
-    return _report("int8", found, failures)
+    expected = f"agreement >= {min_agreement_percent:g} % and SQNR >= {min_sqnr_db:g} dB"
+    return _report("int8", found, expected, failures)
 
 
 def _compare(kind: str, reference: Logits, other: Logits, relative: float | None) -> dict[str, int | float]:
@@ -138,7 +136,9 @@ def _compare(kind: str, reference: Logits, other: Logits, relative: float | None
         raise CheckFailed(f"{kind} parity", str(error), "logits that can be compared") from error
 
 
-def _report(kind: Literal["fp32", "int8"], found: dict[str, int | float], failures: list[str]) -> ParityReport:
+def _report(
+    kind: Literal["fp32", "int8"], found: dict[str, int | float], expected: str, failures: list[str]
+) -> ParityReport:
     return ParityReport(
         kind=kind,
         n=int(found["images"]),
@@ -149,5 +149,6 @@ def _report(kind: Literal["fp32", "int8"], found: dict[str, int | float], failur
         agreement_percent=found["agreement_percent"],
         disagreements=int(found["disagreements"]),
         disagreements_outside_margin=int(found["disagreements_outside_margin"]),
+        expected=expected,
         failures=tuple(failures),
     )

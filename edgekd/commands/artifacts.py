@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from edgekd import artifact as store_module
-from edgekd.artifact import Artifact, Store
+from edgekd import integrity
+from edgekd.artifact import Artifact
 from edgekd.commands import current, output
-from edgekd.errors import IntegrityError, UsageError
+from edgekd.errors import IntegrityError, StageFailed, UsageError
+from edgekd.store import Store
 
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -71,26 +72,36 @@ def show(workspace: Path, reference: str, json: bool) -> None:
 
 
 def verify(workspace: Path, reference: str | None, json: bool) -> None:
-    """Recompute the hashes of one artifact or all.
+    """Recompute the hashes of one artifact or all; of all, also that nothing named by a tag, a run or an input is gone.
 
     Raises:
         IntegrityError: Something is not as it was sealed.
     """
     store = Store(workspace)
     chosen = store.all() if reference is None else [current.resolve(workspace, reference)]
-    problems = [line for artifact in chosen for line in store_module.verify(artifact)]
+    problems = [line for artifact in chosen for line in integrity.verify(artifact)]
+    if reference is None:
+        problems += [line for folder in store.broken() for line in integrity.damage(folder)]
+        problems += _gone(workspace, chosen)
     if problems:
-        raise IntegrityError(
-            problems[0].partition(": ")[0],
-            "\n".join([problems[0].partition(": ")[2], *problems[1:]]),
-            "the bytes that were sealed",
-            "remove that folder and run again: it is made anew",
-        )
+        where, _, found = problems[0].partition(": ")
+        hint = "edgekd artifacts gc --yes removes damaged artifacts; the same run then makes them anew"
+        raise IntegrityError(where, "\n".join([found, *problems[1:]]), "the bytes that were sealed", hint)
     if json:
         output.print_json({"verified": [a.id for a in chosen]})
         return
     output.say(f"{len(chosen)} artifacts, {output.size(sum(a.bytes for a in chosen))}: every byte as sealed")
     output.next_command("edgekd report")
+
+
+def _gone(workspace: Path, found: list[Artifact]) -> list[str]:
+    known = {a.id for a in found}
+    named = {f"tag {tag}": name for tag, name in Store(workspace).tags().items()}
+    named |= {
+        f"run {run.name}, step {step}": name for run in current.all_runs(workspace) for step, name in run.steps.items()
+    }
+    named |= {f"{a.id}, input {role}": name for a in found for role, name in a.inputs.items()}
+    return [f"{name}: is gone, and {who} names it" for who, name in named.items() if name not in known]
 
 
 def tag(workspace: Path, name: str, reference: str) -> None:
@@ -110,34 +121,61 @@ def tag(workspace: Path, name: str, reference: str) -> None:
     output.next_command(f"edgekd artifacts show {name}")
 
 
-def gc(workspace: Path, yes: bool, json: bool) -> None:
-    """Remove what nothing needs; without `yes` only say so."""
+def gc(workspace: Path, yes: bool, unfinished: bool, json: bool) -> None:
+    """Remove what nothing needs and what is damaged; without `yes` only say so.
+
+    Args:
+        workspace: The workspace.
+        yes: Delete.
+        unfinished: Also the checkpoints of runs that were cut short.
+        json: Print JSON.
+    """
     store = Store(workspace)
     found = store.all()
     kept = needed(workspace, found)
-    rows = [a for a in found if a.id not in kept]
-    scratch = sorted((store.root / ".scratch").glob("*")) if (store.root / ".scratch").is_dir() else []
-    if yes:
-        for artifact in rows:
-            doomed = artifact.path.with_name(f".{artifact.path.name}.gone")
-            artifact.path.rename(doomed)  # unlisted in one step: a kill here leaves no half artifact
-            shutil.rmtree(doomed)
-        for folder in scratch:
-            shutil.rmtree(folder)
-    freed = sum(a.bytes for a in rows) + sum(
-        p.stat().st_size for f in scratch if f.is_dir() for p in f.rglob("*") if p.is_file()
-    )
+    doomed = [a for a in found if a.id not in kept or integrity.verify(a)]
+    folders = [*store.broken(), *store.leftovers()]
+    scratch = sorted((store.root / ".scratch").glob("*"))
+    freed = sum(a.bytes for a in doomed) + sum(_bytes(f) for f in folders)
+    if unfinished:
+        freed += sum(_bytes(folder) for folder in scratch)
+    busy = _remove(store, doomed, folders, scratch if unfinished else []) if yes else []
+    gone = [a.id for a in doomed if a.id not in busy]
     if json:
-        output.print_json(
-            {"removed" if yes else "removable": [a.id for a in rows], "unfinished": len(scratch), "bytes": freed}
-        )
+        facts = {"removed" if yes else "removable": gone, "busy": busy, "unfinished": len(scratch), "bytes": freed}
+        output.print_json({**facts, "kept": sorted({a.id for a in found} - set(gone))})
         return
-    for artifact in rows:
-        output.say(f"{'removed' if yes else 'would remove'} {artifact.id}  {output.size(artifact.bytes)}")
-    output.say(
-        f"{'freed' if yes else 'would free'} {output.size(freed)}; {len(kept)} artifacts and {len(scratch)} unfinished steps {'' if yes else 'seen'}".rstrip()
-    )
+    for artifact in doomed:
+        word = "in use, kept" if artifact.id in busy else "removed" if yes else "would remove"
+        output.say(f"{word} {artifact.id}  {output.size(artifact.bytes)}")
+    output.say(f"{'freed' if yes else 'would free'} {output.size(freed)}; {len(found) - len(gone)} artifacts stay")
+    if scratch and not unfinished:
+        output.say(f"{len(scratch)} unfinished steps keep their checkpoints (--unfinished removes them)")
     output.next_command("edgekd artifacts ls" if yes else "edgekd artifacts gc --yes")
+
+
+def _remove(store: Store, doomed: list[Artifact], folders: list[Path], scratch: list[Path]) -> list[str]:
+    """Delete; what another process is making at this moment is left alone and given back."""
+    busy = []
+    for artifact in doomed:
+        try:
+            with store.lock(artifact.step, artifact.key, wait=False):
+                store.remove(artifact.path)
+        except StageFailed:
+            busy.append(artifact.id)
+    for folder in folders:
+        store.remove(folder)
+    for folder in scratch:
+        try:
+            with store.lock_named(folder.name, wait=False):
+                shutil.rmtree(folder)
+        except StageFailed:
+            busy.append(folder.name)
+    return busy
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def needed(workspace: Path, found: list[Artifact]) -> set[str]:

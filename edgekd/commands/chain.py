@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgekd import recipe as recipes
-from edgekd.artifact import Artifact, Store
+from edgekd.artifact import Artifact
 from edgekd.commands import current, output
 from edgekd.commands.find_recipe import find_recipe
 from edgekd.console import Console
@@ -18,6 +20,7 @@ from edgekd.keys import Settings
 from edgekd.pipeline import Outcome, dry_run, run, steps_of
 from edgekd.plan import Step
 from edgekd.recipe import Recipe
+from edgekd.store import Store
 
 GOAL_STAGE = {"teacher": "train", "student": "distill", "quantized": "quantize", "export": "export", "bench": "bench"}
 NEXT = {
@@ -25,8 +28,10 @@ NEXT = {
     "distill": "edgekd quantize",
     "quantize": "edgekd export",
     "export": "edgekd bench",
-    "bench": "edgekd report",
+    "bench": "edgekd eval",
+    "run": "edgekd predict IMAGE",
 }
+WORKSPACE = Path("workspace")
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,15 @@ def chain(goal: str, options: ChainOptions) -> None:
     if options.dry_run:
         from edgekd.commands.dry import print_plan
 
-        print_plan(dry_run(steps, settings), settings, options.json)
+        with recipe.placed():
+            print_plan(dry_run(steps, settings), settings, options.json)
         return
-    outcomes = run(recipe, steps, settings)
-    current.record(options.workspace, recipe, recipe_dir, outcomes)
-    copied = _copy_out(outcomes, goal, options.output)
+    if options.output is not None:
+        options.output.mkdir(
+            parents=True, exist_ok=True
+        )  # a folder that cannot be written is found now, not after training
+    outcomes = run(recipe, steps, settings, lambda done: current.record(options.workspace, recipe, recipe_dir, done))
+    copied = _copy_out(outcomes, goal, options)
     _print(options, outcomes, copied)
 
 
@@ -138,14 +147,15 @@ def _forced(goal: str, options: ChainOptions, steps: list[Step]) -> frozenset[st
     return frozenset({"*"}) if options.command == "run" else own
 
 
-def _copy_out(outcomes: list[Outcome], goal: str, folder: Path | None) -> list[str]:
-    """`--output`: copies of the goal's artifacts, one folder each, named by target."""
-    if folder is None:
+def _copy_out(outcomes: list[Outcome], goal: str, options: ChainOptions) -> list[str]:
+    """`--output`: copies of the goal's artifacts (of `run`: what ships), one folder each."""
+    if options.output is None:
         return []
+    stage = "export" if options.command == "run" else GOAL_STAGE[goal]
     copied = []
     for outcome in outcomes:
-        if outcome.step.stage == GOAL_STAGE[goal] and outcome.artifact is not None:
-            place = folder / outcome.step.name.replace("/", "-")
+        if outcome.step.stage == stage and outcome.artifact is not None:
+            place = options.output / outcome.step.name.replace("/", "-")
             shutil.copytree(outcome.artifact.path, place, dirs_exist_ok=True)
             copied.append(str(place))
     return copied
@@ -155,43 +165,42 @@ def _print(options: ChainOptions, outcomes: list[Outcome], copied: list[str]) ->
     from edgekd.commands.report import write_report
 
     page = write_report(options.workspace, None) if options.command in ("run", "bench") else None
-    following = f"open {page.html}" if page is not None else NEXT[options.command]
-    if options.command == "run":
-        following = "edgekd predict IMAGE   (or: edgekd artifacts ls, edgekd recipes cp quickstart my.yaml)"
+    following = NEXT[options.command] + _same_place(options)
     if options.json:
-        steps = [
-            {
-                "step": o.step.name,
-                "state": o.state,
-                "why": o.why,
-                "artifact": o.artifact.id,
-                "seconds": round(o.seconds, 3),
-                "metrics": dict(o.artifact.metrics),
-            }
-            for o in outcomes
-            if o.artifact is not None
-        ]
+        steps = [_facts(o, o.artifact) for o in outcomes if o.artifact is not None]
+        report = str(page.html) if page else None
         output.print_json(
-            {
-                "command": options.command,
-                "steps": steps,
-                "copied": copied,
-                "report": str(page.html) if page else None,
-                "next": following,
-            }
+            {"command": options.command, "steps": steps, "copied": copied, "report": report, "next": following}
         )
         return
     if page is not None:
         page.print_table()
         output.say(f"report: {page.html}")
     else:
-        rows = [
-            (o.step.name, o.state, o.artifact.path.name, _top1(o.artifact)) for o in outcomes if o.artifact is not None
-        ]
+        rows = [(o.step.name, o.state, o.artifact.path.name, _top1(o.artifact)) for o in outcomes if o.artifact]
         output.print_table(("step", "", "artifact", "top-1 (95 % interval)"), rows)
     for place in copied:
         output.say(f"copied: {place}")
     output.next_command(following)
+
+
+def _same_place(options: ChainOptions) -> str:
+    """The options without which the next command would look elsewhere."""
+    parts = [] if options.workspace == WORKSPACE else ["--workspace", str(options.workspace)]
+    for root in options.data_root or []:
+        parts += ["--data-root", str(root)]
+    return "".join(f" {shlex.quote(part)}" for part in parts)
+
+
+def _facts(outcome: Outcome, artifact: Artifact) -> dict[str, Any]:
+    return {
+        "step": outcome.step.name,
+        "state": outcome.state,
+        "why": outcome.why,
+        "artifact": artifact.id,
+        "seconds": round(outcome.seconds, 3),
+        "metrics": artifact.metrics,
+    }
 
 
 def _top1(artifact: Artifact) -> str:

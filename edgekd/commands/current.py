@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekd.artifact import Artifact, Store, canonical_pretty, write_atomically
+from edgekd.artifact import Artifact
+from edgekd.durable import write_whole
 from edgekd.errors import UsageError
 from edgekd.pipeline import Outcome
 from edgekd.recipe import Recipe
+from edgekd.store import Store
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,17 @@ class Run:
 
 
 def record(workspace: Path, recipe: Recipe, recipe_dir: Path | None, outcomes: Sequence[Outcome]) -> Run:
-    """Make a recipe's artifacts the workspace's current run."""
+    """Make a recipe's artifacts, as far as they are made, the workspace's current run."""
     values = recipe.model_dump(mode="json")
     steps = {o.step.name: o.artifact.id for o in outcomes if o.artifact is not None}
     old = _read(workspace, recipe.name)
     if old is not None and old.recipe == values:
         kept = _still_there(Store(workspace), old.steps, steps)
         steps = {**{step: name for step, name in old.steps.items() if step in kept or step in steps}, **kept, **steps}
-    run = Run(recipe.name, values, str(recipe_dir) if recipe_dir else None, steps)
-    write_atomically(
-        workspace / "runs" / f"{run.name}.json", canonical_pretty({**vars(run), "steps": list(steps.items())})
-    )
-    write_atomically(workspace / "HEAD", run.name.encode())
+    run = Run(recipe.name, values, str(recipe_dir.resolve()) if recipe_dir else None, steps)
+    text = json.dumps({**vars(run), "steps": list(steps.items())}, indent=1, ensure_ascii=False)
+    write_whole(workspace / "runs" / f"{run.name}.json", text.encode())
+    write_whole(workspace / "HEAD", run.name.encode())
     return run
 
 

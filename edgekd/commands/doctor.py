@@ -11,12 +11,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from edgekd import manifest
 from edgekd.commands import output
 from edgekd.commands.chain import cores, data_roots
 from edgekd.errors import MissingTool
 from edgekd.fit.resolve import resolve
 from edgekd.recipe import Fit
+from edgekd.runner.state import processor
 
 CORE = (
     "torch",
@@ -49,15 +49,23 @@ def doctor(workspace: Path, roots: list[Path], json: bool) -> None:
         MissingTool: Something that the chain cannot do without is missing.
     """
     findings = [*_packages(), *_processor(), *_training(), *_data(data_roots(roots)), _workspace(workspace)]
-    missing = [f for f in findings if f.state == "missing"]
+    error = _missing([f for f in findings if f.state == "missing"])
     if json:
-        output.print_json({"usable": not missing, "findings": [vars(f) for f in findings]})
-    else:
-        output.print_table(("what", "", "found", "to mend"), [(f.what, f.state, f.found, f.fix) for f in findings])
-    if missing:
-        raise MissingTool("doctor", ", ".join(f.what for f in missing), "all of them", missing[0].fix)
-    if not json:
-        output.next_command("edgekd run --recipe quickstart")
+        facts = {"usable": error is None, "findings": [vars(f) for f in findings]}
+        if error is not None:
+            output.fail(error, facts)
+        output.print_json(facts)
+        return
+    output.print_table(("what", "", "found", "to mend"), [(f.what, f.state, f.found, f.fix) for f in findings])
+    if error is not None:
+        raise error
+    output.next_command("edgekd run --recipe quickstart")
+
+
+def _missing(findings: list[Finding]) -> MissingTool | None:
+    if not findings:
+        return None
+    return MissingTool("doctor", ", ".join(f.what for f in findings), "all of them", findings[0].fix)
 
 
 def _packages() -> Iterator[Finding]:
@@ -70,7 +78,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _processor() -> Iterator[Finding]:
-    yield Finding("processor", "ok", f"{manifest.processor()}, {cores()} cores usable")
+    yield Finding("processor", "ok", f"{processor()}, {cores()} cores usable")
     info = Path("/proc/cpuinfo")
     if info.exists() and platform.machine() in ("x86_64", "AMD64"):
         flags = info.read_text(encoding="utf-8", errors="replace")

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json as jsonlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
-from edgekd.artifact import Artifact, Store
+from edgekd import registry
+from edgekd.artifact import Artifact
 from edgekd.commands import output
+from edgekd.data.base import DataSource
 from edgekd.keys import Settings
-from edgekd.params import StudentParams, TeacherParams
+from edgekd.params import DataParams, StudentParams, TeacherParams
 from edgekd.pipeline import Outcome
+from edgekd.store import Store
 
 OTHERS = {"data": 30.0, "graph": 30.0, "quantize": 20.0, "export": 1.0}  # seconds, seen for CIFAR-10 on 2 cores
 BENCH_SECONDS = {"smoke": 6.0, "quick": 20.0}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of the data set an estimate rests on."""
+
+    train: int
+    classes: int
+    channels: int
+    size: tuple[int, int]
 
 
 def print_plan(outcomes: Sequence[Outcome], settings: Settings, json: bool) -> None:
@@ -52,42 +66,60 @@ def _estimate(outcome: Outcome, outcomes: Sequence[Outcome], settings: Settings)
         return OTHERS.get(step.stage, 1.0)
     if step.params.fit is None:
         return OTHERS["data"]
-    data = next((o.artifact for o in outcomes if o.step.name == "data"), None)
-    if data is None:
+    data, source = next((o, o.step.params) for o in outcomes if isinstance(o.step.params, DataParams))
+    shape = _shape(source, data.artifact)
+    if shape is None:
         return None
-    facts = jsonlib.loads((data.path / "data.json").read_text(encoding="utf-8"))
-    images = step.params.fit.epochs * (step.params.roles.train or facts["splits"]["train"] - step.params.roles.val)
-    seen = _seen(Store(settings.workspace), step.name, step.params)
-    return images / seen if seen is not None else _computed(step.params, outcomes, facts, images, settings)
+    images = step.params.fit.epochs * (step.params.roles.train or shape.train - step.params.roles.val)
+    teacher = _teacher(step.params, outcomes)
+    same = [a for a in Store(settings.workspace).of(step.name) if _alike(a, step.params, teacher, source)]
+    if not same:
+        return _computed(step.params.model, teacher, shape, images, settings)
+    newest = max(same, key=lambda artifact: str(artifact.manifest["sealed_at"]))
+    return images / float(newest.metrics["images_per_second"])
 
 
-def _seen(store: Store, name: str, params: TeacherParams | StudentParams) -> float | None:
-    """Images per second of the newest artifact of the same networks and method in this workspace."""
-    same = [a for a in store.of(name) if _alike(a, params) and a.metrics.get("images_per_second")]
-    return float(same[-1].metrics["images_per_second"]) if same else None
+def _shape(params: DataParams, data: Artifact | None) -> Shape | None:
+    """Of the decoded data, else what the source's kind knows beforehand."""
+    if data is not None:
+        facts = jsonlib.loads((data.path / "data.json").read_text(encoding="utf-8"))
+        size = (facts["height"], facts["width"])
+        return Shape(facts["splits"]["train"], len(facts["classes"]), facts["channels"], size)
+    expected = cast("DataSource", registry.construct("data", params.use, params.args)).expected
+    if expected is None:
+        return None
+    size = (params.size, params.size) if params.size is not None else (expected.height, expected.width)
+    return Shape(expected.train, expected.classes, expected.channels, size)
 
 
-def _alike(artifact: Artifact, params: TeacherParams | StudentParams) -> bool:
+def _teacher(params: TeacherParams | StudentParams, outcomes: Sequence[Outcome]) -> str | None:
+    """The network that looks on while a student is trained."""
+    teachers = (o.step.params.model for o in outcomes if isinstance(o.step.params, TeacherParams))
+    return next(teachers, None) if isinstance(params, StudentParams) else None
+
+
+def _alike(artifact: Artifact, params: TeacherParams | StudentParams, teacher: str | None, data: DataParams) -> bool:
+    """Whether a sealed training took as long for an image: the same networks, method and kind of images."""
     old: Mapping[str, Any] = artifact.manifest["params"]
+    recipe: Mapping[str, Any] = artifact.manifest["recipe"]
     use = params.distill.use if isinstance(params, StudentParams) else None
-    return bool(old["model"] == params.model and old.get("distill", {}).get("use") == use and old.get("fit"))
+    return (
+        bool(artifact.metrics.get("images_per_second"))
+        and old["model"] == params.model
+        and (old.get("distill") or {}).get("use") == use
+        and (teacher is None or (recipe["teacher"] or {}).get("model") == teacher)
+        and (recipe["data"]["use"], recipe["data"]["size"]) == (data.use, data.size)
+    )
 
 
-def _computed(
-    params: TeacherParams | StudentParams,
-    outcomes: Sequence[Outcome],
-    facts: Mapping[str, Any],
-    images: int,
-    settings: Settings,
-) -> float:
+def _computed(model: str, teacher: str | None, shape: Shape, images: int, settings: Settings) -> float:
     from edgekd.fit import estimate
 
-    def cost(model: str) -> int:
-        return estimate.macs(model, len(facts["classes"]), facts["channels"], (facts["height"], facts["width"]))
+    def cost(network: str) -> int:
+        return estimate.macs(network, shape.classes, shape.channels, shape.size)
 
-    teacher = next((o.step.params for o in outcomes if isinstance(o.step.params, TeacherParams)), None)
-    looking_on = cost(teacher.model) if teacher is not None and isinstance(params, StudentParams) else 0
-    return estimate.seconds(cost(params.model), looking_on, images, estimate.matrix_rate(settings.threads))
+    looking_on = cost(teacher) if teacher is not None else 0
+    return estimate.seconds(cost(model), looking_on, images, estimate.matrix_rate(settings.threads))
 
 
 def _time(seconds: float | None) -> str:

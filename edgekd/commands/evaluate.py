@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgekd import predictions, stats
-from edgekd.artifact import Artifact, Store
+from edgekd import predictions
+from edgekd.artifact import Artifact
 from edgekd.commands import current, output
 from edgekd.errors import CheckFailed, UsageError
-from edgekd.predictions import Predictions
+from edgekd.report import evaluated
+from edgekd.report.folder import Answers, Folder
+from edgekd.store import Store
 
 
 def evaluate(
@@ -25,7 +25,8 @@ def evaluate(
     """Print top-1, per-class recall and the paired difference; check the bounds given.
 
     Raises:
-        UsageError: The artifact has no predictions, or `--max-drop` has nothing to compare with.
+        UsageError: The artifact has no predictions, `--max-drop` has nothing to compare with, or the two artifacts did
+            not answer the same images.
         CheckFailed: A bound is not met.
     """
     if max_drop is not None and against is None:
@@ -35,34 +36,50 @@ def evaluate(
             "--against ARTIFACT",
             "edgekd eval quantized/u8s8 --against student --max-drop 1",
         )
+    facts = _facts(workspace, reference, against)
+    missed = _missed(facts, min_top1, max_drop)
+    if json:
+        if missed is not None:
+            output.fail(missed, facts)
+        output.print_json(facts)
+        return
+    _print(facts)
+    if missed is not None:
+        raise missed
+    output.next_command("edgekd report")
+
+
+def _facts(workspace: Path, reference: str | None, against: str | None) -> dict[str, Any]:
     artifact = _with_predictions(workspace, reference)
-    answers = predictions.load(artifact.path)
+    answers = _test(artifact)
     facts: dict[str, Any] = {
         "artifact": artifact.id,
-        **predictions.summarize(answers),
-        "recall": _recall(answers.of("test"), _classes(workspace, artifact)),
+        **predictions.summarize(predictions.load(artifact.path)),
+        "recall": _recall(answers, _classes(workspace, artifact)),
     }
     if against is not None:
         baseline = _with_predictions(workspace, against)
-        facts["against"] = _paired(predictions.load(baseline.path).of("test"), answers.of("test"), baseline.id)
-    if json:
-        output.print_json(facts)
-    else:
-        _print(facts)
-    _check(facts, min_top1, max_drop)
-    if not json:
-        output.next_command("edgekd report")
+        facts["against"] = _paired(baseline.id, _test(baseline), answers)
+    return facts
 
 
-def _check(facts: dict[str, Any], min_top1: float | None, max_drop: float | None) -> None:
+def _missed(facts: dict[str, Any], min_top1: float | None, max_drop: float | None) -> CheckFailed | None:
     if min_top1 is not None and facts["top1_percent"] < min_top1:
-        raise CheckFailed(facts["artifact"], f"top-1 {facts['top1_percent']:.2f} %", f"at least {min_top1} %")
+        return CheckFailed(facts["artifact"], f"top-1 {facts['top1_percent']:.2f} %", f"at least {min_top1} %")
     if max_drop is not None and facts["against"]["drop_pp"] > max_drop:
-        raise CheckFailed(
+        return CheckFailed(
             facts["artifact"],
             f"{facts['against']['drop_pp']:.2f} points below {facts['against']['artifact']}",
             f"at most {max_drop}",
         )
+    return None
+
+
+def _test(artifact: Artifact) -> Answers:
+    answers = Folder(artifact).answers()
+    if answers is None:
+        raise UsageError(artifact.id, "holds no answers on test images", "an artifact that was evaluated on test")
+    return answers
 
 
 def _with_predictions(workspace: Path, reference: str | None) -> Artifact:
@@ -99,35 +116,26 @@ def _classes(workspace: Path, artifact: Artifact) -> list[str]:
     return list(json.loads((data.path / "data.json").read_text(encoding="utf-8"))["classes"])
 
 
-def _recall(test: Predictions, classes: list[str]) -> list[dict[str, Any]]:
-    rows = []
-    for number, name in enumerate(classes):
-        mask = test.label == number
-        n, right = int(mask.sum()), int(test.right[mask].sum())
-        low, high = stats.wilson(right, n) if n else (0.0, 1.0)
-        rows.append(
-            {
-                "class": name,
-                "recall_percent": 100.0 * right / n if n else None,
-                "low_percent": 100.0 * low,
-                "high_percent": 100.0 * high,
-                "n": n,
-            }
+def _recall(answers: Answers, classes: list[str]) -> list[dict[str, Any]]:
+    found = evaluated.recall(evaluated.confusion(answers), classes)
+    return [
+        {"class": r.name, "recall_percent": r.percent, "low_percent": r.low, "high_percent": r.high, "n": r.n}
+        for r in found
+    ]
+
+
+def _paired(name: str, before: Answers, after: Answers) -> dict[str, Any]:
+    before, after = before.shared(after)
+    expected = "two artifacts of one data set"
+    if not len(before.row):
+        raise UsageError("--against", "shares no test image with the artifact", expected)
+    if not before.same_images(after):
+        other = int((before.label != after.label).sum())
+        raise UsageError(
+            f"--against {name}", f"{other} of {len(before.row)} shared test rows have another label", expected
         )
-    return rows
-
-
-def _paired(before: Predictions, after: Predictions, name: str) -> dict[str, Any]:
-    rows, i, j = np.intersect1d(before.row, after.row, return_indices=True)
-    if not len(rows):
-        raise UsageError("--against", "shares no test image with the artifact", "two artifacts of one data set")
-    drop = stats.paired_drop(before.right[i], after.right[j])
-    return {"artifact": name, "n": len(rows), **drop_fields(drop)}
-
-
-def drop_fields(drop: Any) -> dict[str, float]:
-    """A paired drop as percentage points with its 95 % interval."""
-    return {"drop_pp": 100.0 * drop.drop, "low_pp": 100.0 * drop.low, "high_pp": 100.0 * drop.high}
+    drop = evaluated.drop(name, before, after)
+    return {"artifact": drop.against, "n": drop.n, "drop_pp": drop.points, "low_pp": drop.low, "high_pp": drop.high}
 
 
 def _print(facts: dict[str, Any]) -> None:
@@ -147,7 +155,7 @@ def _print(facts: dict[str, Any]) -> None:
         (
             r["class"],
             "-" if r["recall_percent"] is None else f"{r['recall_percent']:.1f}",
-            f"{r['low_percent']:.1f} to {r['high_percent']:.1f}",
+            "-" if r["low_percent"] is None else f"{r['low_percent']:.1f} to {r['high_percent']:.1f}",
             r["n"],
         )
         for r in facts["recall"]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from io import StringIO
+from typing import Any, NoReturn
 
 import typer
+
+from edgekd.errors import EdgekdError
 
 SCHEMA_VERSION = 1
 
@@ -14,6 +17,23 @@ SCHEMA_VERSION = 1
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON document on stdout, with its schema version."""
     typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=1, ensure_ascii=False, default=str))
+
+
+def error_fields(error: EdgekdError) -> dict[str, Any]:
+    """An error as the `error` field of a JSON document."""
+    names = ("reason", "exit_code", "where", "found", "expected", "hint")
+    return {name: getattr(error, name) for name in names}
+
+
+def fail(error: EdgekdError, facts: Mapping[str, Any]) -> NoReturn:
+    """End a `--json` command whose result is there and is not good enough: one document holds both.
+
+    Raises:
+        typer.Exit: With the error's exit code, always.
+    """
+    typer.echo(f"error: {error}", err=True)
+    print_json({**facts, "error": error_fields(error)})
+    raise typer.Exit(error.exit_code)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:
@@ -28,9 +48,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Se
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    plain = StringIO()  # not written by rich: it ends the process with exit 1 when the reader of a pipe went away
+    Console(width=200, file=plain).print(table)
+    typer.echo(plain.getvalue(), nl=False)
 
 
 def say(line: str) -> None:

@@ -21,7 +21,7 @@ def predict(paths: Sequence[Path], reference: str | None, top: int, workspace: P
 
     Raises:
         UsageError: No image, or nothing exported yet.
-        IntegrityError: An image cannot be decoded.
+        IntegrityError: An image cannot be decoded, or has more than 8 bits a channel.
     """
     files = list(_files(paths))
     artifact = _exported(workspace, reference)
@@ -71,10 +71,15 @@ def _resize_rule(artifact: Artifact) -> str:
 
 
 def _decode(files: Sequence[Path], model: dict[str, Any], resize: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    from edgekd.data.images import Form, to_array
+    from edgekd.data.images import Form, probe, to_array
 
     form = Form(model["height"], model["width"], model["channels"], resize)
-    return np.stack([to_array(file.read_bytes(), str(file), form) for file in files])
+    images = []
+    for file in files:
+        blob = file.read_bytes()
+        probe(blob, str(file))  # refuses more than 8 bits a channel, which decoding would cut to white
+        images.append(to_array(blob, str(file), form))
+    return np.stack(images)
 
 
 def _logits(

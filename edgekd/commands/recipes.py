@@ -20,6 +20,7 @@ from edgekd.keys import Settings, prepare
 from edgekd.pipeline import check_all, steps_of
 from edgekd.recipe import Recipe
 
+SECTIONS = {"data": "data", "distill": "distillers", "quantize": "quantizers"}
 PLUGIN_SECTIONS = {"Data": "data", "Distill": "distillers", "Quantize": "quantizers"}
 
 
@@ -38,6 +39,9 @@ def show(name: str, overrides: list[str], json: bool) -> None:
     recipe = recipe_module.load(find_recipe(name), overrides)
     steps_of(recipe)
     values = recipe.model_dump(mode="json", exclude_none=True)
+    for section, group in SECTIONS.items():
+        used = getattr(recipe, section)
+        values[section] |= registry.filled(group, used.use, used.args)
     if json:
         output.print_json({"recipe": values})
     else:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekd.artifact import canonical, write_atomically
+from edgekd.artifact import canonical
 from edgekd.commands import current, output
+from edgekd.durable import write_whole
 from edgekd.report import html, text
 from edgekd.report.facts import gather
 from edgekd.report.schema import Facts
@@ -39,7 +40,7 @@ def report(workspace: Path, folder: Path | None, json: bool) -> None:
         return
     page.print_table()
     output.say(f"report: {page.html}")
-    output.next_command(f"open {page.html}")
+    output.next_command(f"python -m webbrowser {page.html}")
 
 
 def write_report(workspace: Path, folder: Path | None) -> Page:
@@ -49,6 +50,6 @@ def write_report(workspace: Path, folder: Path | None) -> Page:
     place = folder or workspace / "reports" / run.name
     page = Page(place / "report.html", place / "report.json", facts)
     if not html.is_current(page.html, facts):  # drawing takes seconds; the same facts give the same page
-        write_atomically(page.html, html.render(facts).encode())
-    write_atomically(page.json, canonical(text.as_json(facts)))
+        write_whole(page.html, html.render(facts).encode())
+    write_whole(page.json, canonical(text.as_json(facts)))
     return page

@@ -66,6 +66,27 @@ class Decoded:
     layout: str
 
 
+@dataclass(frozen=True)
+class Expected:
+    """Shape of a data set as its source ships it, known before it is decoded: for estimates only.
+
+    Attributes:
+        train: Training images.
+        test: Test images.
+        classes: Number of classes.
+        channels: 1 or 3.
+        height: Pixels.
+        width: Pixels.
+    """
+
+    train: int
+    test: int
+    classes: int
+    channels: int
+    height: int
+    width: int
+
+
 def in_memory(split: str, shape: tuple[int, ...]) -> Images:
     """The plain `Allocate`: an array in RAM."""
     return np.empty(shape, dtype=np.uint8)
@@ -78,12 +99,14 @@ class DataSource(ABC):
         name: The kind: the plugin's file name.
         augment: Default augmentation tokens of training.
         normalize: (mean, std) a channel of images in [0, 1]; None: measured on train.
+        expected: Shape, where it is the same for everybody; None: only decoding tells.
     """
 
     VERSION: ClassVar[int] = 1
     name: ClassVar[str]
     augment: tuple[str, ...] = ()
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    expected: Expected | None = None
 
     @abstractmethod
     def locate(self, roots: Sequence[Path]) -> Located:

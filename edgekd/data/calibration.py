@@ -34,7 +34,8 @@ def calibration_rows(roles: RoleArrays, images: int, seed: int) -> Rows:
 def golden_rows(roles: RoleArrays, n: int) -> Rows:
     """Rows of the source's train split whose logits travel with a file, so that any device can prove it computes the same.
 
-    They judge no accuracy, so they need not be unseen; test stays untouched. The same data gives the same rows, whatever the seed.
+    They judge no accuracy, so they need not be unseen; test stays untouched. They hang on the train role alone:
+    the same role gives the same rows. Where val is carved out of train, the role itself hangs on the recipe's seed.
     """
     return _choose(roles, min(n, len(roles.rows["train"])), np.random.Generator(np.random.PCG64(CALIBRATION_STREAM)))
 

@@ -17,7 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.console import Console
-from edgekd.data.base import Allocate, DataSource, Decoded, Located, in_memory, locate_files, not_found, places
+from edgekd.data.base import (
+    Allocate,
+    DataSource,
+    Decoded,
+    Expected,
+    Located,
+    in_memory,
+    locate_files,
+    not_found,
+    places,
+)
 from edgekd.data.batches import FILES, TEST_FILES, TRAIN_FILES, class_names, read_batches
 from edgekd.data.images import resize_all
 from edgekd.data.shards import decode_shards, parquet_files
@@ -34,6 +44,7 @@ class CIFAR10(DataSource):
     name = "cifar10"
     augment = ("crop4", "flip")
     normalize = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    expected = Expected(train=50_000, test=10_000, classes=10, channels=3, height=32, width=32)
 
     def locate(self, roots: Sequence[Path]) -> Located:
         """See `DataSource.locate`; `cifar-10-batches-py` may also lie inside `cifar10`."""

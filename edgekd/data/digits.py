@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.console import Console
-from edgekd.data.base import Allocate, DataSource, Decoded, Located, in_memory, locate_files
+from edgekd.data.base import Allocate, DataSource, Decoded, Expected, Located, in_memory, locate_files
 from edgekd.data.images import resize_all
 from edgekd.data.stratify import content_hashes, fixed_split
 from edgekd.errors import IntegrityError, MissingTool
@@ -31,6 +31,7 @@ class Digits(DataSource):
 
     name = "digits"
     augment = ("crop1",)  # a mirrored digit is another sign: no flip
+    expected = Expected(train=1438, test=359, classes=10, channels=1, height=SIDE, width=SIDE)
 
     def locate(self, roots: Sequence[Path]) -> Located:
         """See `DataSource.locate`; the roots are not needed."""

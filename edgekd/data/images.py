@@ -68,7 +68,9 @@ def decode_streams(
             raise RecipeError("data.use", f"{split} has no images", "at least one image in each split")
     form = _common_form(streams, size, resize)
     arrays: dict[str, Images] = {}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    # The cores that this process may use: a container or taskset leaves fewer than the machine has.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
         for split, stream in streams.items():
             array = allocate(split, (stream.count, form.height, form.width, form.channels))
             step = max(1, min(CHUNK, CHUNK_BYTES // (form.height * form.width * form.channels)))

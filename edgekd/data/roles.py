@@ -33,7 +33,7 @@ class HasPath(Protocol):
 
 
 class RoleSizes(Protocol):
-    """How many images each role gets (`edgekd.plan.Roles`)."""
+    """How many images each role gets (`edgekd.params.Roles`)."""
 
     @property
     def val(self) -> int: ...  # noqa: D102

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,14 +71,24 @@ def _missing_tool(device: str) -> str:
     from torch._inductor.exc import InvalidCxxCompiler
     from torch.utils._triton import has_triton
 
-    if device == "cuda":
-        return "" if has_triton() else "Triton"
-    if device != "cpu":
+    if device not in ("cpu", "cuda"):
         return f"compiler for {device}"
-    try:
-        cpp_builder.get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return "C++ compiler"
+    if device == "cuda":
+        if not has_triton():
+            return "Triton"
+        if not _c_compiler():
+            return "C compiler"
+    else:
+        try:
+            cpp_builder.get_cpp_compiler()
+        except InvalidCxxCompiler:
+            return "C++ compiler"
     return (
         "" if (Path(sysconfig.get_path("include")) / "Python.h").is_file() else "Python.h (Python's development files)"
     )
+
+
+def _c_compiler() -> str | None:
+    """The compiler with which Triton builds the launcher of every kernel, chosen as Triton does."""
+    named = os.environ.get("CC")
+    return shutil.which(named) if named is not None else shutil.which("gcc") or shutil.which("clang")

@@ -7,6 +7,7 @@ import time
 import torch
 
 from edgekd import models
+from edgekd.fit.process import own_threads
 from edgekd.models.count import count
 
 SIDE = 1024  # of the square matrices whose product is timed
@@ -20,13 +21,13 @@ BACKWARD_COST = 3  # forward, gradient of the input, gradient of the weights
 
 def matrix_rate(threads: int) -> float:
     """Multiply-adds per second of a float32 matrix product with so many threads; takes about 0.1 s."""
-    torch.set_num_threads(threads)
-    a = torch.ones(SIDE, SIDE)
-    a @ a
-    start = time.perf_counter()
-    for _ in range(REPEATS):
+    with own_threads(threads):
+        a = torch.ones(SIDE, SIDE)
         a @ a
-    return REPEATS * SIDE**3 / (time.perf_counter() - start)
+        start = time.perf_counter()
+        for _ in range(REPEATS):
+            a @ a
+        return REPEATS * SIDE**3 / (time.perf_counter() - start)
 
 
 def macs(model: str, classes: int, channels: int, size: tuple[int, int]) -> int:

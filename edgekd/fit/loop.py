@@ -17,6 +17,7 @@ from edgekd.errors import RecipeError
 from edgekd.fit import checkpoint, compiling, optimizer, schedule, seeding
 from edgekd.fit.batches import Batch, TrainingData, batches, count
 from edgekd.fit.ema import Average
+from edgekd.fit.memory import memory_errors
 from edgekd.fit.meter import Meter
 from edgekd.fit.process import autocast, own_torch
 from edgekd.fit.protocol import Context, Progress, Teaching
@@ -50,10 +51,10 @@ def fit(
 
     Raises:
         RecipeError: Fewer than two training images.
-        StageFailed: A loss is NaN or infinite, or a checkpoint cannot be written.
+        StageFailed: A loss is NaN or infinite, memory runs out, or a checkpoint cannot be written.
         IntegrityError: There are checkpoints and none can be used.
     """
-    with own_torch(settings), ExitStack() as stack:
+    with own_torch(settings), memory_errors(settings), ExitStack() as stack:
         run = _Run(student, teacher, distiller, data, settings, stack)
         saved = checkpoint.load(settings.resume, console)
         if saved is not None:

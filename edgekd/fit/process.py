@@ -20,14 +20,22 @@ def autocast(settings: Settings) -> torch.autocast:
 
 
 @contextmanager
+def own_threads(threads: int) -> Iterator[None]:
+    """So many CPU threads for what is computed inside: float32 sums, and with them stored logits, hang on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def own_torch(settings: Settings) -> Iterator[None]:
     """Thread count and global generator for this fit alone; compiled code is dropped after it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
     try:
-        with torch.random.fork_rng():
+        with own_threads(settings.threads), torch.random.fork_rng():
             yield
     finally:
-        torch.set_num_threads(threads)
         if settings.compile:
             compiling.forget()

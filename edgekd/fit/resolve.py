@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import platform
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edgekd.errors import MissingTool
 from edgekd.recipe import Fit
@@ -15,7 +17,14 @@ from edgekd.recipe import Fit
 CAPABILITY_MAJOR = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR of the CUDA driver API
 BF16_CAPABILITY = 8  # compute capability from which tensor cores take bfloat16 (Ampere)
 DRIVERS = {"linux": "libcuda.so.1", "win32": "nvcuda.dll"}
-CUDA_LIBRARIES = ("libtorch_cuda.so", "torch_cuda.dll")
+CUDA_OF_TORCH = re.compile(r"^cuda\b[^=\n]*=\s*['\"](\d+)", re.MULTILINE)  # in torch/version.py: cuda: ... = '13.2'
+
+
+class Driver(NamedTuple):
+    """Highest CUDA major that an NVIDIA driver serves, and the major compute capability of GPU 0."""
+
+    cuda: int
+    capability: int
 
 
 @dataclass(frozen=True)
@@ -29,28 +38,33 @@ class Resolved:
 def resolve(fit: Fit) -> Resolved:
     """The device and precision that `auto` means on this machine; what is named is kept or refused, never replaced.
 
+    `auto` is cuda where driver and torch fit together, else cpu. It is never mps: only torch itself knows
+    whether it can use that, and asking means importing it; name mps to train on it.
+
     Raises:
         MissingTool: A named device is not usable here.
     """
-    capability = _cuda_capability() if fit.device in ("auto", "cuda") else None
-    device = fit.device
-    if device == "auto":
-        device = "cuda" if capability is not None else "mps" if _has_mps() else "cpu"
-    elif device == "cuda" and capability is None:
-        raise MissingTool(
-            "fit.device",
-            "cuda is named, and this machine has "
-            + ("no CUDA build of torch" if _has_driver() else "no CUDA driver or GPU"),
-            expected="an NVIDIA GPU, its driver and a CUDA build of torch",
-            hint="--set student.fit.device=cpu",
-        )
+    device, capability = fit.device, 0
+    if device in ("auto", "cuda"):
+        found = _cuda()
+        if isinstance(found, int):
+            device, capability = "cuda", found
+        elif device == "auto":
+            device = "cpu"
+        else:
+            raise MissingTool(
+                "fit.device",
+                f"cuda is named, and this machine has {found}",
+                expected="an NVIDIA GPU, a driver that fits torch and a CUDA build of torch",
+                hint="--set student.fit.device=cpu",
+            )
     elif device == "mps" and not _has_mps():
         raise MissingTool(
             "fit.device", "mps is named, and this is no Apple-silicon machine", hint="--set student.fit.device=cpu"
         )
     precision = fit.precision
     if precision == "auto":
-        precision = "bf16" if device == "cuda" and (capability or 0) >= BF16_CAPABILITY else "fp32"
+        precision = "bf16" if capability >= BF16_CAPABILITY else "fp32"
     return Resolved(device, precision)
 
 
@@ -58,22 +72,31 @@ def _has_mps() -> bool:
     return sys.platform == "darwin" and platform.machine() == "arm64"
 
 
-def _has_driver() -> bool:
-    return _driver_capability() is not None
+def _cuda() -> int | str:
+    """Major compute capability of GPU 0, or in words why torch cannot use it."""
+    driver = _driver()
+    if driver is None:
+        return "no CUDA driver or GPU"
+    built = _cuda_of_torch()
+    if built is None:
+        return "no CUDA build of torch"
+    if driver.cuda < built:
+        return f"a driver for CUDA {driver.cuda}, too old for torch, which is built for CUDA {built}"
+    return driver.capability
 
 
-def _cuda_capability() -> int | None:
-    """Major compute capability of GPU 0 if torch could use it: both a driver that answers and torch's CUDA library."""
-    return _driver_capability() if _torch_has_cuda() else None
-
-
-def _torch_has_cuda() -> bool:
+def _cuda_of_torch() -> int | None:
+    """CUDA major that torch is built for, read as text; None: a build without CUDA. Any driver of that major serves it."""
     spec = importlib.util.find_spec("torch")  # finds the package without running it
     folders = spec.submodule_search_locations if spec is not None and spec.submodule_search_locations else []
-    return any((Path(folder) / "lib" / library).exists() for folder in folders for library in CUDA_LIBRARIES)
+    for path in (Path(folder) / "version.py" for folder in folders):
+        found = CUDA_OF_TORCH.search(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if found is not None:
+            return int(found[1])
+    return None
 
 
-def _driver_capability() -> int | None:
+def _driver() -> Driver | None:
     name = DRIVERS.get(sys.platform)
     if name is None:
         return None
@@ -81,9 +104,11 @@ def _driver_capability() -> int | None:
         driver = ctypes.CDLL(name)
     except OSError:
         return None
-    count, major = ctypes.c_int(0), ctypes.c_int(0)
+    count, major, version = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value < 1:
         return None
     if driver.cuDeviceGetAttribute(ctypes.byref(major), CAPABILITY_MAJOR, 0) != 0:
         return None
-    return major.value
+    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    return Driver(version.value // 1000, major.value)  # 13020 is CUDA 13.2

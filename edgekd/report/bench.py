@@ -44,7 +44,6 @@ def latency(name: str, folder: Folder) -> Latency:
         throughput_per_s=None if void else metrics.get("throughput_per_s"),
         throughput_batch=metrics.get("throughput_batch"),
         histograms=tuple(histogram(part.removesuffix("_ns"), arrays[part]) for part in parts),
-        samples_found=tuple(arrays),
         machine=tuple(machine[:MACHINE_ROWS]),
     )
 

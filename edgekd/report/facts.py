@@ -163,7 +163,7 @@ def _what(name: str, folder: Folder, model: Mapping[str, Any]) -> str:
     params = folder.params
     network = str(model.get("model") or params.get("model") or "")
     if kind == "teacher":
-        return f"{network}, imported" if params.get("checkpoint") else network
+        return f"{network}, imported" if params.get("checkpoint_sha256") else network
     if kind == "student":
         return (
             f"{network} taught by {method(folder)}" if method(folder) not in ("", "ce") else f"{network}, labels only"

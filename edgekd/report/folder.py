@@ -63,6 +63,14 @@ class Answers:
         """[N] bool."""
         return np.asarray(self.answer == self.label)
 
+    def shared(self, other: Answers) -> tuple[Answers, Answers]:
+        """Both, cut to the rows that both answered; whether those are the same images is `same_images`."""
+        _, mine, theirs = np.intersect1d(self.row, other.row, return_indices=True)
+        return self._at(mine), other._at(theirs)
+
+    def _at(self, index: npt.NDArray[np.intp]) -> Answers:
+        return Answers(self.row[index], self.label[index], self.answer[index], self.classes)
+
     def same_images(self, other: Answers) -> bool:
         """Whether both answered exactly the same images."""
         return np.array_equal(self.row, other.row) and np.array_equal(self.label, other.label)
@@ -121,10 +129,7 @@ class Folder:
         """
         if not (self.artifact.path / predictions.FILE).is_file():
             return None
-        try:
-            test = predictions.load(self.artifact.path).of("test")
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise self._broken(predictions.FILE, str(error)) from error
+        test = predictions.load(self.artifact.path).of("test")
         if not len(test.row):
             return None
         classes = test.logits.shape[1]

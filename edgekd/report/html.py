@@ -33,16 +33,6 @@ def render(facts: Facts) -> str:
     )
 
 
-def write(facts: Facts, path: Path) -> Path:
-    """Write the page to a file.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    path.write_text(render(facts), encoding="utf-8")
-    return path
-
-
 def is_current(path: Path, facts: Facts) -> bool:
     """Whether a page was written from these very facts by this very code: then it need not be drawn again."""
     if not path.is_file():

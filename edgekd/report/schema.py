@@ -168,7 +168,6 @@ class Latency(Fact):
     throughput_batch: int | None = None
     reasons: tuple[str, ...] = ()
     histograms: tuple[Histogram, ...] = ()
-    samples_found: tuple[str, ...] = ()
     machine: tuple[tuple[str, str], ...] = ()
 
 

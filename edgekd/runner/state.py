@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,18 +25,33 @@ ROOT = Path("/")
 
 def machine(root: Path = ROOT) -> Dict[str, Any]:
     """What does not change while a program runs: processor, cores, versions."""
-    cpuinfo = _text(root / "proc/cpuinfo") or ""
-    board = (_text(root / "proc/device-tree/model") or "").rstrip("\0")
-    names = [line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith(("model name", "Model"))]
     return {
-        "cpu": names[0] if names else board or platform.processor() or platform.machine(),
-        "board": board or None,
+        "cpu": processor(root),
+        "board": _board(root) or None,
         "architecture": platform.machine(),
         "system": "{} {}".format(platform.system(), platform.release()),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
+
+
+def processor(root: Path = ROOT) -> str:
+    """The processor's name; on ARM Linux, which has none, the board and what each kind of core is."""
+    lines = [line.partition(":") for line in (_text(root / "proc/cpuinfo") or "").splitlines()]
+    facts = [(name.strip(), value.strip()) for name, _, value in lines]
+    makers = sorted({value for name, value in facts if name == "CPU implementer"})
+    parts = sorted({value for name, value in facts if name == "CPU part"})
+    if parts:
+        board = _board(root) or next((value for name, value in facts if name in ("Model", "Hardware")), "ARM")
+        return "{} (implementer {}, part {})".format(board, ", ".join(makers) or "?", ", ".join(parts))
+    named = next((value for name, value in facts if name == "model name" and value), "")
+    return named or _board(root) or _apple() or platform.processor() or platform.machine()
+
+
+def usable_cores() -> Optional[int]:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def governors(root: Path = ROOT) -> Optional[List[str]]:
@@ -55,7 +71,7 @@ def snapshot(root: Path = ROOT) -> Dict[str, Any]:
         "frequency_mhz": [value / 1000 for value in clocks if value is not None] or _cpuinfo_mhz(root),
         "turbo": _turbo(cpu),
         "throttle_count": sum(value for value in counts if value is not None) if counts else None,
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": usable_cores(),
         "load_average": [float(word) for word in (_text(root / "proc/loadavg") or "").split()[:3]] or None,
         "memory_total_mib": memory.get("MemTotal"),
         "memory_available_mib": memory.get("MemAvailable"),
@@ -128,6 +144,21 @@ def _text(path: Path) -> Optional[str]:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None  # a sensor that is not there, or that refuses to be read: not known
+
+
+def _board(root: Path) -> str:
+    return (_text(root / "proc/device-tree/model") or "").rstrip("\0")
+
+
+def _apple() -> str:
+    """`Apple M2`, which Python calls `arm`; empty elsewhere."""
+    if platform.system() != "Darwin":
+        return ""
+    try:
+        asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.decode().strip()
+    except OSError:
+        return ""  # a sandbox without sysctl: not known
 
 
 def _number(path: Path) -> Optional[int]:

@@ -25,6 +25,8 @@ class RunContext:
         compile: False forbids torch.compile in this run; True leaves it to the recipe's `fit.compile`.
         threads: Number of CPU threads, >= 1.
         classes: Number of classes of the data, when already known at check time.
+        channels: Image channels, when already known at check time.
+        size: (H, W) in pixels, when already known at check time.
         train_images: Number of training images, when already known at check time.
         teacher_model: Name of the teacher's network, when already known at check time.
     """
@@ -38,6 +40,8 @@ class RunContext:
     compile: bool = True
     threads: int = 1
     classes: int | None = None
+    channels: int | None = None
+    size: tuple[int, int] | None = None
     train_images: int | None = None
     teacher_model: str | None = None
 

@@ -47,23 +47,13 @@ def build_runner(path: Path) -> Path:
     return path
 
 
-def lay_bundle(
-    params: BenchParams,
-    inputs: Mapping[str, Artifact],
-    folder: Path,
-    *,
-    provider: str,
-    tolerance: float,
-    share: bool,
-) -> None:
+def lay_bundle(params: BenchParams, inputs: Mapping[str, Artifact], folder: Path, *, share: bool) -> None:
     """Write the bundle that `edgekd.runner.bundle` describes, with the hashes that the artifacts were sealed with.
 
     Args:
-        params: Runtime, threads, profile, roles.
+        params: Runtime, provider, threads, profile, roles, golden error.
         inputs: `data` and `export`.
         folder: Made here.
-        provider: What the engine must run on.
-        tolerance: Largest error of a golden logit / range of the golden logits.
         share: The device sees this machine's files: the test images stay where they lie.
     """
     facts = json.loads((inputs["export"].path / FACTS).read_text(encoding="utf-8"))
@@ -74,7 +64,7 @@ def lay_bundle(
         "schema_version": SCHEMA_VERSION,
         "model": named[MODEL],
         "runtime": params.runtime,
-        "provider": provider,
+        "provider": params.provider,
         "threads": params.threads,
         "profile": params.profile,
         "mean": list(facts["normalize"]["mean"]),
@@ -84,7 +74,7 @@ def lay_bundle(
         "labels_file": named[LABELS],
         "rows": ROWS,
         "golden": named[GOLDEN],
-        "tolerance": tolerance,
+        "tolerance": params.golden_error_to_range,
         "batch": BATCH,
         "files": {**files, ROWS: sha256(folder / ROWS)},
     }

@@ -13,6 +13,7 @@ from edgekd.artifact import Artifact
 from edgekd.errors import RecipeError
 from edgekd.fit import compiling, ready, seeding
 from edgekd.fit.loop import fit
+from edgekd.fit.process import own_threads
 from edgekd.fit.request import FitResult, Settings, Side
 from edgekd.params import StudentParams
 from edgekd.predictions import Predictions
@@ -20,7 +21,6 @@ from edgekd.stages import evaluate
 from edgekd.stages.base import RunContext, StageResult
 
 VERSION = 1
-ANY_CLASSES = 10  # builds the networks when the data are not made yet
 
 
 def check(params: StudentParams, context: RunContext) -> None:
@@ -35,11 +35,11 @@ def check(params: StudentParams, context: RunContext) -> None:
     if distiller.views != 1:
         raise RecipeError("distill.use", f"{params.distill.use} wants {distiller.views} views", "a method of one view")
     ready.check(params.fit, context.device, "student.fit", compile_allowed=context.compile)
-    student = _tap_names(params.model, context.classes)
+    student = _tap_names(params.model, context)
     if not distiller.needs_teacher:
         distiller.wanted(student, ())
     elif context.teacher_model is not None:
-        distiller.wanted(student, _tap_names(context.teacher_model, context.classes))
+        distiller.wanted(student, _tap_names(context.teacher_model, context))
 
 
 def run(params: StudentParams, inputs: Mapping[str, Artifact], out: Path, context: RunContext) -> StageResult:
@@ -53,13 +53,14 @@ def run(params: StudentParams, inputs: Mapping[str, Artifact], out: Path, contex
 
     Raises:
         RecipeError: The teacher is of other classes than the data.
-        StageFailed: A loss is NaN or infinite, or a checkpoint cannot be written.
+        StageFailed: A loss is NaN or infinite, memory runs out, or a checkpoint cannot be written.
         IntegrityError: There are checkpoints of this step and none can be used.
     """
     data = evaluate.open_data(inputs["data"], params.roles)
     normal = data.normal(params.normalize)
     result, reason = _fitted(params, inputs, data, normal, context)
-    answers = evaluate.answers(result.network, data, normal, "cpu", ("val", "test"))
+    with own_threads(context.threads):
+        answers = evaluate.answers(result.network, data, normal, "cpu", ("val", "test"))
     metrics = result.metrics(reason) | predictions.summarize(answers)
     metrics |= evaluate.write_network(out, result.network, params.model, data, normal)
     if "teacher" in inputs:
@@ -108,8 +109,8 @@ def _teacher(artifact: Artifact, data: evaluate.Data) -> Side:
     return Side(network, models.taps(model, network), (), mean, std)
 
 
-def _tap_names(model: str, classes: int | None) -> list[str]:
-    return list(models.taps(model, models.build(model, classes=classes or ANY_CLASSES)))
+def _tap_names(model: str, context: RunContext) -> list[str]:
+    return list(models.taps(model, evaluate.draft(model, context)))
 
 
 def _agreement(student: Predictions, teacher: Predictions) -> dict[str, Any]:

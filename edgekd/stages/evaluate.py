@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,12 @@ from edgekd.models.checkpoint import load_checkpoint
 from edgekd.models.count import count
 from edgekd.params import Roles
 from edgekd.predictions import Predictions
+from edgekd.stages.base import RunContext
+from edgekd.stages.converted import read_json, write_json
 
 WEIGHTS, MODEL, HISTORY, DIAGNOSTICS = "weights.safetensors", "model.json", "history.json", "diagnostics.npz"
 PAYLOAD = (WEIGHTS, MODEL, predictions.FILE)
+ANY_CLASSES, RGB, ANY_SIZE = 10, 3, (32, 32)  # of a network that is drafted before the data are made
 
 Normal = tuple[Sequence[float], Sequence[float]]
 
@@ -37,12 +39,15 @@ class Data:
     """A data artifact as a training step sees it.
 
     Attributes:
-        facts: Its `data.json`.
         arrays: Images, labels and rows by role.
     """
 
-    facts: Mapping[str, Any]
     arrays: roles.RoleArrays
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Its `data.json`."""
+        return self.arrays.info
 
     @property
     def classes(self) -> int:
@@ -74,8 +79,14 @@ class Data:
 
 def open_data(artifact: Artifact, wanted: Roles) -> Data:
     """The data artifact, split into roles."""
-    facts = json.loads((artifact.path / "data.json").read_text(encoding="utf-8"))
-    return Data(facts, roles.split(artifact, wanted))
+    return Data(roles.split(artifact, wanted))
+
+
+def draft(model: str, context: RunContext) -> nn.Module:
+    """A network to look at before work: for these images and classes, or for any while the data are not made yet."""
+    return models.build(
+        model, classes=context.classes or ANY_CLASSES, channels=context.channels or RGB, size=context.size or ANY_SIZE
+    )
 
 
 def answers(network: nn.Module, data: Data, normal: Normal, device: str, which: Sequence[str]) -> Predictions:
@@ -127,7 +138,7 @@ def read_network(artifact: Artifact, data: Data) -> tuple[nn.Module, str, Normal
     Raises:
         RecipeError: It was made for other classes or images.
     """
-    facts = json.loads((artifact.path / MODEL).read_text(encoding="utf-8"))
+    facts = read_json(artifact.path / MODEL)
     if len(facts["classes"]) != data.classes:
         raise RecipeError(
             artifact.step,
@@ -151,8 +162,3 @@ def write_history(out: Path, history: Sequence[Mapping[str, Any]], diagnostics: 
             arrays[f"{name}_history"] = np.stack([shown[name] for shown in diagnostics])
     with (out / DIAGNOSTICS).open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Readable JSON; the same content gives the same bytes."""
-    path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from edgekd import registry
-from edgekd.analysis.parity import fp32_parity, int8_parity
+from edgekd.analysis.parity import ParityReport, fp32_parity, int8_parity
 from edgekd.artifact import Artifact
 from edgekd.exporters.base import Exporter
 from edgekd.onnxrun import evaluate_onnx
@@ -51,7 +51,8 @@ def run(params: ExportParams, inputs: Mapping[str, Artifact], out: Path, context
         norm = normalization(read_json(inputs["source"].path / "model.json"))
         found = evaluate_onnx(path, images, np.arange(len(images)), *norm, context.threads)
         # a quantized file may meet another CPU than its maker's: one step of a scale is more than float rounding
-        report = (fp32_parity if params.scheme == "none" else int8_parity)(wanted, found)
+        verdict: Callable[..., ParityReport] = fp32_parity if params.scheme == "none" else int8_parity
+        report = verdict(wanted, found, **params.parity)
         conclude(out, f"export/{params.target}", "the golden batch", {"golden": report}, context)
         metrics |= parity_metrics(report)
     return StageResult(metrics=metrics, payload=exporter.files)

@@ -101,9 +101,11 @@ def _compare(
 ) -> dict[str, ParityReport]:
     """What the file answers against what torch answers, on golden and test images; writes `golden.npz` with torch's logits."""
     from edgekd.fit.evaluate import evaluate as torch_logits
+    from edgekd.fit.process import own_threads
 
     shown = {"golden": (golden, np.arange(len(golden))), "test": (test.images, spread(test.rows, PARITY_IMAGES))}
-    wanted = {name: torch_logits(network, *chosen, *norm) for name, chosen in shown.items()}
+    with own_threads(threads):
+        wanted = {name: torch_logits(network, *chosen, *norm) for name, chosen in shown.items()}
     np.savez(out / "golden.npz", images=golden, logits=wanted["golden"])
     found = {name: evaluate_onnx(path, *chosen, *norm, threads) for name, chosen in shown.items()}
     return {name: fp32_parity(wanted[name], found[name]) for name in shown}

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from edgekd import artifact as module
-from edgekd.artifact import Store
-from edgekd.errors import IntegrityError, UsageError
+from edgekd import integrity
+from edgekd.errors import StageFailed, UsageError
+from edgekd.store import Store
 
 KEY = "ab" * 32
 FACTS = {"params": {}, "inputs": {}, "metrics": {"top1_percent": 1.0}, "sealed_at": "2030-01-01"}
@@ -46,7 +47,7 @@ def test_a_repeat_is_kept_beside_the_first_only_when_asked(tmp_path):
     assert make(store).path == first.path
     assert make(store, again=True).path.name == f"{first.path.name}.2"
     assert make(store, again=True).path.name == f"{first.path.name}.3"
-    assert all(not module.verify(a) for a in store.all())
+    assert all(not integrity.verify(a) for a in store.all())
 
 
 def test_nothing_unsealed_is_ever_listed(tmp_path):
@@ -68,13 +69,13 @@ def test_scratch_keeps_its_checkpoints_and_forgets_its_output(tmp_path):
 @pytest.mark.parametrize("name", ["weights.bin", "log.txt", "manifest.json"])
 def test_one_flipped_byte_is_named(tmp_path, name):
     made = make(Store(tmp_path))
-    assert module.verify(made) == []
+    assert integrity.verify(made) == []
     path = made.path / name
     data = bytearray(path.read_bytes())
     at = data.index(b"2030") if name == "manifest.json" else 0
     data[at] ^= 1
     path.write_bytes(data)
-    (problem, *_) = module.verify(module.read(made.path))
+    (problem, *_) = integrity.verify(module.read(made.path))
     assert made.id in problem and name in problem
 
 
@@ -82,15 +83,67 @@ def test_missing_and_added_files_are_named(tmp_path):
     made = make(Store(tmp_path))
     (made.path / "log.txt").unlink()
     (made.path / "new.txt").write_text("x")
-    text = "\n".join(module.verify(made))
+    text = "\n".join(integrity.verify(made))
     assert "log.txt is missing" in text and "new.txt was not sealed" in text
 
 
-def test_a_damaged_manifest_is_an_integrity_error(tmp_path):
-    made = make(Store(tmp_path))
-    (made.path / "manifest.json").write_text("{")
-    with pytest.raises(IntegrityError, match="damaged"):
-        Store(tmp_path).all()
+@pytest.mark.parametrize("content", ["{", "", "[]", None])
+def test_a_damaged_manifest_hides_its_artifact_and_breaks_nothing_else(tmp_path, content):
+    store = Store(tmp_path)
+    other = make(store, step="teacher")
+    path = make(store).path / "manifest.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    assert [a.id for a in store.all()] == [other.id]
+    assert store.broken() == [path.parent] and store.find("student", KEY) is None
+    assert integrity.damage(path.parent)
+
+
+def test_a_manifest_without_its_seal_is_no_whole_one(tmp_path):
+    path = make(Store(tmp_path)).path
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["seal"]
+    manifest["metrics"]["top1_percent"] = 99.0
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert integrity.damage(path)
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "manifest.json"])
+def test_a_remake_takes_the_place_of_a_damaged_one(tmp_path, name):
+    store = Store(tmp_path)
+    path = make(store).path
+    (path / name).write_bytes(b"damaged")
+    again = make(store)
+    assert again.path == path and not integrity.verify(again)
+    assert store.broken() == [] and store.leftovers() == []
+
+
+def test_a_busy_key_is_not_waited_for_when_asked(tmp_path):
+    store = Store(tmp_path)
+    with store.lock("student", KEY), pytest.raises(StageFailed, match="another process"):
+        with store.lock("student", KEY, wait=False):
+            pass
+    with store.lock("student", KEY, wait=False):
+        pass
+
+
+def test_half_removed_folders_are_no_artifacts(tmp_path):
+    store = Store(tmp_path)
+    path = make(store).path
+    path.rename(path.with_name(f".{path.name}.gone"))
+    assert store.all() == [] and store.newest("student") is None
+    (left,) = store.leftovers()
+    store.remove(left)
+    assert store.leftovers() == []
+
+
+def test_hidden_files_are_no_tags(tmp_path):
+    store = Store(tmp_path)
+    store.tag("prod", make(store))
+    (store.root / ".tags" / ".prod.123").write_text("x")
+    assert list(store.tags()) == ["prod"]
 
 
 def test_an_unknown_or_ambiguous_name_is_refused(tmp_path):

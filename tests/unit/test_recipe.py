@@ -115,7 +115,12 @@ def test_overrides_are_typed_and_placed(tmp_path):
     assert "--set student.fit.epochs=x" in refused(tmp_path, GOOD, "student.fit.epochs=x")
     assert "a.b=c" in refused(tmp_path, GOOD, "student")
     assert "is not a section" in refused(tmp_path, GOOD, "name.x=1")
-    assert "nearest" not in refused(tmp_path, GOOD, "studen.model=resnet8")
+    assert "'student'" in refused(tmp_path, GOOD, "studen.model=resnet8")
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("2E2", 200.0), ("-1.5e+1", -15.0), ("'1e3'", "1e3")])
+def test_a_number_is_what_people_take_for_one(text, value):
+    assert yamlsource.scalar(text, "x") == value
 
 
 @pytest.mark.parametrize("order", [("distill.use=afd", "distill.qk_dim=64"), ("distill.qk_dim=64", "distill.use=afd")])

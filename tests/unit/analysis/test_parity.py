@@ -124,8 +124,18 @@ def test_failure_names_figures_and_bounds(logits):
 
 def test_shipped_targets_ask_for_the_same_bounds():
     targets = profiles.targets()
-    assert targets["onnx"].parity == {"max_error_to_range": parity.FP32_MAX_ERROR_TO_RANGE}
-    assert targets["onnx-int8"].parity == {
+    assert targets["onnx"].bounds == {"max_error_to_range": parity.FP32_MAX_ERROR_TO_RANGE}
+    assert targets["onnx-int8"].bounds == {
         "min_agreement_percent": parity.INT8_MIN_AGREEMENT_PERCENT,
         "min_sqnr_db": parity.INT8_MIN_SQNR_DB,
     }
+
+
+def test_a_stricter_bound_is_asked_and_named(logits):
+    other = logits + np.float32(0.5 * parity.FP32_MAX_ERROR_TO_RANGE * 20) * (np.arange(len(logits)) == 3)[:, None]
+    assert parity.fp32_parity(logits, other).passed
+    with pytest.raises(CheckFailed, match=r"max error <= 1e-06"):
+        parity.fp32_parity(logits, other, max_error_to_range=1e-6).require("export/mine")
+    assert parity.int8_parity(logits, other).passed
+    with pytest.raises(CheckFailed, match=r"SQNR >= 150 dB"):
+        parity.int8_parity(logits, other, min_sqnr_db=150).require("export/mine")

@@ -124,11 +124,18 @@ def test_calibration_is_a_fixed_part_of_the_train_role(tmp_path: Path) -> None:
             calibration_rows(roles, n, 0)
 
 
-def test_golden_rows_are_of_train_and_hang_on_no_seed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("val", [0, 40])
+def test_golden_rows_hang_on_the_train_role_alone(tmp_path: Path, val: int) -> None:
     write(tmp_path)
-    rows = golden_rows(split(tmp_path, Roles(val=0, seed=1)), 16)
-    assert np.array_equal(rows, golden_rows(split(tmp_path, Roles(val=0, seed=2)), 16))
-    assert np.bincount(rows % CLASSES).tolist() == [4] * CLASSES
+    roles = [split(tmp_path, Roles(val=val, seed=seed)) for seed in (1, 1, 2)]
+    first, again, other = (golden_rows(given, 16) for given in roles)
+    assert np.array_equal(first, again)
+    # The seed tells only through val, which is carved out of train.
+    assert np.array_equal(first, other) == np.array_equal(roles[0].rows["train"], roles[2].rows["train"]) == (val == 0)
+    for rows, role in ((first, roles[0]), (other, roles[2])):
+        assert set(rows.tolist()) < set(role.rows["train"].tolist())
+        assert not set(rows.tolist()) & set(role.rows["val"].tolist())
+        assert np.bincount(rows % CLASSES).tolist() == [4] * CLASSES
     assert len(golden_rows(split(tmp_path, Roles()), 10_000)) == TRAIN
 
 

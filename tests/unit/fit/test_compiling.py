@@ -40,6 +40,24 @@ def test_compile_true_without_a_compiler_is_an_error(monkeypatch: pytest.MonkeyP
     assert caught.value.exit_code == 5
 
 
+def test_cuda_needs_triton_a_c_compiler_and_pythons_header(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    there: dict[str, str] = {}
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: "triton" in there)
+    monkeypatch.setattr(compiling.shutil, "which", there.get)
+    monkeypatch.setattr(compiling.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert compiling._missing_tool("cuda") == "Triton"
+    there["triton"] = "yes"
+    assert compiling._missing_tool("cuda") == "C compiler"
+    there["clang"] = "/usr/bin/clang"
+    assert compiling._missing_tool("cuda").startswith("Python.h")
+    (tmp_path / "Python.h").touch()
+    assert compiling._missing_tool("cuda") == ""
+    monkeypatch.setenv("CC", "no-such-compiler")  # Triton takes what is named, and fails
+    assert compiling._missing_tool("cuda") == "C compiler"
+    assert compiling._missing_tool("mps") == "compiler for mps"
+
+
 @pytest.mark.slow
 def test_compiled_and_eager_agree(fitted: Callable[..., FitResult], tmp_path: Path) -> None:
     tool = compiling._missing_tool("cpu")

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekd import predictions
+from edgekd import keys, predictions
 from edgekd.artifact import Artifact
+from edgekd.params import Roles, TeacherParams
 from edgekd.predictions import Predictions
 from edgekd.report.facts import gather
 from edgekd.report.schema import Facts
@@ -89,7 +90,16 @@ class Maker:
         self.write(path, "data.json", document)
 
     def teacher(self) -> None:
-        params = {"model": "resnet56_a", "checkpoint": "resnet56.th", "trained_on": "train+val"}
+        params = keys._hashed(
+            TeacherParams(
+                model="resnet56_a",
+                checkpoint="resnet56.th",
+                checkpoint_sha256="ab" * 32,
+                trained_on="train+val",
+                roles=Roles(val=500),
+                seed=0,
+            )
+        )
         path = self.artifact("teacher", ("data",), {"val_top1_percent": 99.9, "n_val": 500}, params)
         self.write(path, "model.json", {"model": "resnet56_a", "parameters": 853018, "macs": 125485706})
         self.answers(path, 0.934)

@@ -29,6 +29,7 @@ def test_chain_in_order_with_every_figure(found):
     assert (last.file_bytes, last.device) == (371002, "cpu")
     assert last.latency_p50_ms.low < last.latency_p50_ms.value < last.latency_p50_ms.high
     assert last.latency_p50_ms.n == 12000
+    assert found.stages[0].what == "resnet56_a, imported"
     assert found.stages[1].parameters == 272474
     assert found.stages[0].val_seen_in_training and not found.stages[1].val_seen_in_training
     assert found.name == "cifar10_resnet20_short"

@@ -235,10 +235,5 @@ def test_page_knows_whether_it_is_current(found, text, tmp_path: Path):
     assert not html.is_current(path, found.model_copy(update={"name": "other"}))
 
 
-def test_write(make, tmp_path: Path):
-    found = facts.gather({})
-    assert html.write(found, tmp_path / "report.html").read_text(encoding="utf-8") == html.render(found)
-
-
 def test_template_is_package_data():
     assert resources.files("edgekd.report").joinpath(html.TEMPLATE).is_file()

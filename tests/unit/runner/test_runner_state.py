@@ -2,6 +2,7 @@
 
 import copy
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from edgekd.runner import state
 
 BOARD = {
-    "proc/cpuinfo": "processor\t: 0\nBogoMIPS\t: 62.50\nCPU part\t: 0xd42\n",
+    "proc/cpuinfo": "processor\t: 0\nBogoMIPS\t: 62.50\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n",
     "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
     "proc/loadavg": "0.10 0.05 0.01 1/200 4242\n",
     "proc/meminfo": "MemTotal:  8000000 kB\nMemFree: 100 kB\nMemAvailable:  4096000 kB\n",
@@ -49,7 +50,9 @@ def calm(board):
 
 def test_a_recorded_board_is_read(board):
     machine, snapshot = state.machine(board), state.snapshot(board)
-    assert machine["cpu"] == machine["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
+    assert machine["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
+    assert machine["cpu"] == "NVIDIA Jetson Orin Nano Developer Kit (implementer 0x41, part 0xd42)"
+    assert machine["cores"] == snapshot["usable_cores"]
     assert snapshot["governors"] == ["performance"]
     assert snapshot["frequency_mhz"] == [1510.4, 1510.4]
     assert snapshot["temperature_c"] == {"cpu-thermal": 48.5}
@@ -67,6 +70,41 @@ def test_a_machine_that_tells_nothing_gives_none(tmp_path):
     assert verdict == "valid-unlocked"
     assert "cannot be read" in reasons[0]
     assert state.machine(tmp_path)["cpu"]
+
+
+ARM = "processor : {}\nCPU implementer : 0x41\nCPU part : {}\n"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("processor : 0\nmodel name : Some CPU @ 2.00GHz\nmodel : 85\n", "Some CPU @ 2.00GHz"),
+        (ARM.format(0, "0xd0c"), "ARM (implementer 0x41, part 0xd0c)"),
+        (ARM.format(0, "0xd05") + ARM.format(1, "0xd0b"), "ARM (implementer 0x41, part 0xd05, 0xd0b)"),
+        (ARM.format(0, "0xd08") + "Hardware : BCM2835\nModel : Raspberry Pi 4\n", "BCM2835"),
+        ("model name : ARMv7 Processor rev 3 (v7l)\n" + ARM.format(0, "0xd08"), "ARM (implementer 0x41, part 0xd08)"),
+    ],
+)
+def test_processors_are_told_apart(tmp_path, cpuinfo, name):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(cpuinfo)
+    assert state.processor(tmp_path).startswith(name)
+
+
+def test_a_mac_is_asked_for_its_chip(tmp_path, monkeypatch):
+    def sysctl(argv, **options):
+        assert argv[1:] == ["-n", "machdep.cpu.brand_string"]
+        return subprocess.CompletedProcess(argv, 0, b"Apple M2\n")
+
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(subprocess, "run", sysctl)
+    assert state.processor(tmp_path) == "Apple M2"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs os.sched_getaffinity")
+def test_cores_are_those_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
+    assert state.machine()["cores"] == 1
 
 
 def test_a_calm_locked_board_is_valid(calm):

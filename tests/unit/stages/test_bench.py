@@ -13,18 +13,27 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 
-from edgekd import errors, predictions, profiles
-from edgekd.artifact import Store
+from edgekd import errors, predictions
 from edgekd.console import Console
 from edgekd.params import BenchParams, Roles
 from edgekd.runner import state
 from edgekd.stages import bench
 from edgekd.stages.base import RunContext
+from edgekd.store import Store
 from edgekd.transport import local
 from edgekd.transport.base import Completed
 
 MEAN, STD = 0.3, 0.35
-PARAMS = BenchParams(target="onnx", device="cpu", runtime="onnxruntime", profile="smoke", roles=Roles(val=0))
+PARAMS = BenchParams(
+    target="onnx",
+    device="cpu",
+    runtime="onnxruntime",
+    provider="CPUExecutionProvider",
+    transport="local",
+    golden_error_to_range=1e-4,
+    profile="smoke",
+    roles=Roles(val=0),
+)
 
 
 def seal(store, step, payload, write):
@@ -161,12 +170,14 @@ def test_a_device_that_shares_no_files_gets_the_images(world, monkeypatch):
     assert (folder / "images_test.npy").read_bytes() == (world.inputs["data"].path / "images_test.npy").read_bytes()
 
 
-def test_int8_targets_get_the_wider_golden_tolerance(world, monkeypatch):
+def test_a_target_and_device_that_no_listing_knows_are_measured(world, monkeypatch):
+    """Those of a user's own files: the parameters carry all that is asked of the profiles."""
     answers_with(monkeypatch, 7, said(7))
+    own = {"target": "mine", "device": "my-board", "golden_error_to_range": 0.02}
     with pytest.raises(errors.StageFailed):
-        measure(world, PARAMS.model_copy(update={"target": "onnx-int8"}))
+        measure(world, PARAMS.model_copy(update=own))
     bundle = json.loads((world.resume / "bench" / "bundle" / "bundle.json").read_text())
-    assert bundle["tolerance"] == bench.GOLDEN_ERROR_TO_RANGE
+    assert (bundle["tolerance"], bundle["provider"]) == (0.02, "CPUExecutionProvider")
 
 
 @pytest.mark.parametrize(
@@ -209,12 +220,9 @@ def test_a_killed_runner_is_a_failed_stage(world, monkeypatch):
     assert caught.value.exit_code == 7
 
 
-def test_another_provider_voids(world, monkeypatch):
-    device = profiles.device("cpu")
-    runtimes = {"onnxruntime": {"provider": "CUDAExecutionProvider"}}
-    monkeypatch.setattr(profiles, "device", lambda *a: device.model_copy(update={"runtimes": runtimes}))
+def test_another_provider_voids(world):
     with pytest.raises(errors.MeasurementVoid, match="runs on CPUExecutionProvider"):
-        measure(world)
+        measure(world, PARAMS.model_copy(update={"provider": "CUDAExecutionProvider"}))
 
 
 def test_check_passes_here(world):
@@ -224,8 +232,8 @@ def test_check_passes_here(world):
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
-        ({"device": "cpuu"}, errors.RecipeError),
-        ({"runtime": "tensorrt"}, errors.RecipeError),
+        ({"transport": "locall"}, errors.RecipeError),
+        ({"runtime": "tensorrt"}, errors.MissingTool),
     ],
 )
 def test_check_refuses_before_work(world, change, kind):
@@ -245,8 +253,10 @@ def test_fingerprint_says_what_makes_another_measurement(monkeypatch):
     found = bench.fingerprint(PARAMS)
     assert found["runtime"] == f"onnxruntime {onnxruntime.__version__}"
     assert found["chip"] == state.machine()["cpu"]
-    assert set(found) == {"chip", "cores", "python", "runtime", "governors"}
+    assert set(found) == {"chip", "cores", "python", "runtime", "provider", "transport", "governors"}
+    assert found["transport"] == "local 1"
     assert bench.fingerprint(PARAMS) == found
+    assert bench.fingerprint(PARAMS.model_copy(update={"provider": "CUDAExecutionProvider"})) != found
     monkeypatch.setattr(state, "governors", lambda: ["powersave"])
     assert bench.fingerprint(PARAMS) != found
     json.dumps(found, allow_nan=False)
@@ -254,8 +264,8 @@ def test_fingerprint_says_what_makes_another_measurement(monkeypatch):
 
 def test_bench_imports_neither_torch_nor_a_runtime():
     code = (
-        "import sys\nfrom edgekd.stages import bench\nfrom edgekd.params import BenchParams, Roles\n"
-        "bench.fingerprint(BenchParams(target='onnx', device='cpu', runtime='onnxruntime', roles=Roles()))\n"
+        "import sys\nfrom edgekd.stages import bench\nfrom edgekd.params import BenchParams\n"
+        f"bench.fingerprint(BenchParams.model_validate_json({PARAMS.model_dump_json()!r}))\n"
         "print([m for m in ('torch', 'torchvision', 'onnxsim', 'onnxruntime', 'onnx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -79,6 +79,12 @@ def test_other_golden_logits_fail(source, tmp_path):
         export.run(ONNX, {"source": source}, _folder(tmp_path), CONTEXT)
 
 
+def test_the_targets_own_bounds_are_asked(tmp_path):
+    strict = INT8.model_copy(update={"parity": {"min_agreement_percent": 98.0, "min_sqnr_db": 201.0}})
+    with pytest.raises(CheckFailed, match=r"SQNR >= 201 dB"):
+        export.run(strict, {"source": chain().quantized}, _folder(tmp_path), CONTEXT)
+
+
 def test_check_refuses_unknown_exporters_and_arguments():
     export.check(ONNX, CONTEXT)
     with pytest.raises(RecipeError):

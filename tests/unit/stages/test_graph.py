@@ -17,6 +17,7 @@ from edgekd import onnxfile, predictions
 from edgekd.console import Console
 from edgekd.data import normalize
 from edgekd.errors import CheckFailed, RecipeError, StageFailed
+from edgekd.fit import evaluate as fit_evaluate
 from edgekd.params import GraphParams
 from edgekd.stages import converted, evaluate, graph, simplification, tracing
 from tests.onnxtoys import CLASSES, CONTEXT, MUTATIONS, ROLES, SIZE, TEST, VAL, chain
@@ -78,6 +79,22 @@ def test_same_student_gives_the_same_bytes_and_nothing_on_stdout(tmp_path, capfd
     out, err = capfd.readouterr()
     assert out == ""
     assert "parity" in err
+
+
+def test_torch_answers_with_the_threads_of_the_run(tmp_path, monkeypatch, traced):
+    seen = []
+    whole = fit_evaluate.evaluate
+
+    def spy(*args):
+        seen.append(torch.get_num_threads())
+        return whole(*args)
+
+    monkeypatch.setattr(fit_evaluate, "evaluate", spy)
+    before = torch.get_num_threads()
+    inputs = {"data": chain().data, "student": chain().student}
+    graph.run(GraphParams(roles=ROLES), inputs, tmp_path, replace(CONTEXT, threads=before + 1))
+    assert seen == [before + 1] * 2  # golden and test images
+    assert torch.get_num_threads() == before
 
 
 def test_nothing_of_the_building_machine_is_inside(model):

@@ -15,7 +15,7 @@ from edgekd.data.checkpoint_file import find_checkpoint
 from edgekd.errors import CheckFailed, IntegrityError, RecipeError
 from edgekd.params import Roles, TeacherParams
 from edgekd.recipe import Fit
-from edgekd.stages import train
+from edgekd.stages import evaluate, train
 from edgekd.stages.base import RunContext
 
 FIT = Fit(epochs=3, batch_size=20, lr=0.05)
@@ -71,7 +71,7 @@ def test_an_imported_teacher(
     brightness: Artifact, published: tuple[Path, dict[str, Any]], tmp_path: Path, training_context: RunContext
 ) -> None:
     given = params(**published[1], normalize="imagenet", trained_on="train+val", roles=Roles())
-    context = replace(training_context, classes=3)
+    context = replace(training_context, classes=3, channels=3, size=(16, 16))
     train.check(given, context)
     out = tmp_path / "out"
     out.mkdir()
@@ -100,8 +100,43 @@ def test_a_checkpoint_of_other_classes_is_refused_before_work(
     published: tuple[Path, dict[str, Any]], training_context: RunContext
 ) -> None:
     with pytest.raises(RecipeError, match="classifier") as caught:
-        train.check(params(**published[1]), replace(training_context, classes=10))
+        train.check(params(**published[1]), replace(training_context, classes=10, channels=3))
     assert caught.value.exit_code == 2
+
+
+def test_a_grey_checkpoint_is_checked_with_the_channels_of_the_data(
+    training_context: RunContext, tmp_path: Path
+) -> None:
+    network = models.build("resnet8", classes=3, channels=1)
+    torch.save(network.state_dict(), tmp_path / "grey.th")
+    given = params(fit=None, checkpoint="grey.th")
+    train.check(given, replace(training_context, classes=3, channels=1, size=(28, 28)))
+    for unknown in ({"classes": 3}, {"channels": 1}, {}):
+        train.check(given, replace(training_context, **unknown))
+    with pytest.raises(RecipeError, match="conv1"):
+        train.check(given, replace(training_context, classes=3, channels=3, size=(28, 28)))
+
+
+def test_answers_are_made_with_the_threads_of_the_run(
+    brightness: Artifact,
+    published: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    training_context: RunContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    whole = evaluate.answers
+
+    def spy(*args: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return whole(*args)
+
+    monkeypatch.setattr(evaluate, "answers", spy)
+    out, before = tmp_path / "out", torch.get_num_threads()
+    out.mkdir()
+    train.run(params(**published[1]), {"data": brightness}, out, replace(training_context, threads=before + 1))
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
 
 
 def test_a_checkpoint_that_changed_is_refused(
@@ -151,4 +186,4 @@ def test_published_checkpoints_are_found(
     data_root: Path, training_context: RunContext, size: int, name: str, right: int
 ) -> None:
     given = params(model=f"resnet{size}_a", fit=None, checkpoint=name, expect_top1=right / 100)
-    train.check(given, replace(training_context, data_roots=(data_root,), classes=10))
+    train.check(given, replace(training_context, data_roots=(data_root,), classes=10, channels=3))
