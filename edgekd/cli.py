@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from edgekd import __version__
+from edgekd.commands import WORKSPACE
 from edgekd.commands import output as results
 from edgekd.errors import EdgekdError, StageFailed, UsageError
 
@@ -71,7 +72,6 @@ FormatOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option("--device", "-d", help="Device instead of the recipe's. See `edgekd devices`.")
 ]
-WORKSPACE = Path("workspace")
 
 
 @app.callback(invoke_without_command=True)

@@ -197,8 +197,8 @@ def _translated(step: str, work: Callable[[], Artifact]) -> Artifact:
     try:
         return work()
     except OSError as error:
-        if error.errno is None:
-            raise
+        if error.errno is None or isinstance(error, BrokenPipeError):
+            raise  # no refusal of the disk: the reader of our log went away
         raise StageFailed(
             step,
             f"{error.strerror} ({error.filename or 'workspace'})",

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgekd import recipe as recipes
 from edgekd.artifact import Artifact
-from edgekd.commands import current, output
+from edgekd.commands import WORKSPACE, current, output
 from edgekd.commands.find_recipe import find_recipe
 from edgekd.console import Console
 from edgekd.errors import UsageError
@@ -31,7 +31,6 @@ NEXT = {
     "bench": "edgekd eval",
     "run": "edgekd predict IMAGE",
 }
-WORKSPACE = Path("workspace")
 
 
 @dataclass(frozen=True)
