@@ -17,8 +17,6 @@ GRADIENT_FP32 = 1e-5
 ONNX_ERROR_TO_RANGE = 2e-6
 # u8s8 against its float graph on an easy toy: 43 dB seen; the project's own bound is 25.
 TOY_INT8_SQNR_DB = 35.0
-# Augmentation of 32x32 images on CPU: about 300,000 images/s measured on one core; low, for a loaded machine.
-AUGMENT_IMAGES_PER_SECOND = 50_000
 # Published channel statistics are rounded to 4 decimals, and a published deviation may be another estimator.
 PUBLISHED_STATISTICS = 1e-3
 # Compiled against eager after three steps of resnet8 under RTK: fused kernels round differently, and training amplifies it.

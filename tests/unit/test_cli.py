@@ -301,8 +301,9 @@ def test_ctrl_c_in_a_training_says_what_is_kept(tmp_path):
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(recipe))
     argv = [sys.executable, "-m", "edgekd", "train", "--recipe", "long.yaml"]
     process = subprocess.Popen(
-        argv, cwd=tmp_path, env=environment_of(), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        argv, cwd=tmp_path, env=environment_of(), stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job inherits SIG_IGN
+    )  # fmt: skip
     scratch = tmp_path / "workspace" / "artifacts" / ".scratch"
     limit = time.monotonic() + TRAINING_STARTS
     while not any(path.is_file() for path in scratch.glob("teacher*/resume/*")):
@@ -311,7 +312,10 @@ def test_ctrl_c_in_a_training_says_what_is_kept(tmp_path):
             pytest.fail(process.communicate()[1])
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole group
-    _, said = process.communicate(timeout=TRAINING_STARTS)
+    try:
+        _, said = process.communicate(timeout=TRAINING_STARTS)
+    finally:
+        process.kill()
     assert process.returncode == 130, said
     assert said.rstrip().endswith("the same command goes on from there") and "Traceback" not in said
 
