@@ -52,7 +52,7 @@ def print_plan(outcomes: Sequence[Outcome], settings: Settings, json: bool) -> N
     rows = [(o.step.name, o.state, _time(estimates[o.step.name]), o.why) for o in outcomes]
     output.print_table(("step", "", "about", "why"), rows, right=("about",))
     unknown = "" if len(known) == len(estimates) else " + what cannot be known before the data is decoded"
-    output.say(f"in all: about {_time(sum(known))}{unknown}; an estimate, right within a factor of 2")
+    output.say(f"in all: about {_time(sum(known))}{unknown}; an estimate, within a factor of 2 for 32x32 images")
     output.next_command("the same line without --dry-run")
 
 
@@ -119,7 +119,7 @@ def _computed(model: str, teacher: str | None, shape: Shape, images: int, settin
         return estimate.macs(network, shape.classes, shape.channels, shape.size)
 
     looking_on = cost(teacher) if teacher is not None else 0
-    return estimate.seconds(cost(model), looking_on, images, estimate.matrix_rate(settings.threads))
+    return estimate.seconds(cost(model), looking_on, images, estimate.convolution_rate(settings.threads))
 
 
 def _time(seconds: float | None) -> str:

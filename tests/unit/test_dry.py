@@ -44,7 +44,7 @@ def trained(*, speed, sealed_at, teacher="resnet14", data="digits", student="res
 
 
 def test_a_fresh_workspace_knows_the_time_of_training(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(estimate, "matrix_rate", lambda threads: 1e11)
+    monkeypatch.setattr(estimate, "convolution_rate", lambda threads: 1e11)
     found, complete = estimates(tmp_path, capsys)
     assert complete
     assert found["student"] > found["teacher"] > 0
@@ -55,7 +55,7 @@ def test_a_fresh_workspace_knows_the_time_of_training(tmp_path, capsys, monkeypa
 
 
 def test_the_newest_like_training_counts(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(estimate, "matrix_rate", lambda threads: 1e11)
+    monkeypatch.setattr(estimate, "convolution_rate", lambda threads: 1e11)
     old = trained(speed=100.0, sealed_at="2026-01-01T00:00:00+00:00")
     new = trained(speed=200.0, sealed_at="2026-01-02T00:00:00+00:00")
     later = "2026-01-03T00:00:00+00:00"
