@@ -102,6 +102,7 @@ def histogram(name: str, samples_ns: npt.NDArray[np.generic]) -> Histogram:
         name=name,
         n=len(ms),
         min_ms=low,
+        p50_ms=float(np.median(ms)),
         max_ms=high,
         edges_ms=tuple(map(float, edges)),
         counts=tuple(map(int, counts)),

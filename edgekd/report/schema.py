@@ -135,11 +135,13 @@ class Histogram(Fact):
     Attributes:
         edges_ms: [K + 1] bin edges in ms.
         counts: [K] samples per bin.
+        p50_ms: Median of the samples.
     """
 
     name: str
     n: int
     min_ms: float
+    p50_ms: float
     max_ms: float
     edges_ms: tuple[float, ...]
     counts: tuple[int, ...]
