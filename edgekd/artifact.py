@@ -26,6 +26,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def payload_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """What came out: SHA-256 over names and hashes of the payload files of a manifest's `files`, hex."""
+    return hashlib.sha256(canonical({n: e["sha256"] for n, e in files.items() if e["payload"]})).hexdigest()
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A sealed folder.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd.artifact import MANIFEST, Artifact, canonical, read, sha256_file
+from edgekd.artifact import MANIFEST, Artifact, canonical, payload_digest, read, sha256_file
 from edgekd.errors import IntegrityError
 
 
@@ -32,8 +32,9 @@ def verify(artifact: Artifact) -> list[str]:
             problems.append(f"{artifact.id}: {name} has other bytes than were sealed")
     extra = sorted(p.relative_to(artifact.path).as_posix() for p in artifact.path.rglob("*") if p.is_file())
     problems += [f"{artifact.id}: {name} was not sealed" for name in extra if name not in files and name != MANIFEST]
-    digest = hashlib.sha256(canonical({n: e["sha256"] for n, e in sorted(files.items()) if e["payload"]})).hexdigest()
-    if digest != artifact.digest or not artifact.path.name.startswith(f"{artifact.key[:8]}-{artifact.digest[:8]}"):
+    if payload_digest(files) != artifact.digest or not artifact.path.name.startswith(
+        f"{artifact.key[:8]}-{artifact.digest[:8]}"
+    ):
         problems.append(f"{artifact.id}: {MANIFEST} does not match the artifact's id")
     if artifact.manifest.get("seal") != manifest_seal(artifact.manifest):
         problems.append(f"{artifact.id}: {MANIFEST} has other contents than were sealed")

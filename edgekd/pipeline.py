@@ -12,7 +12,7 @@ from edgekd import manifest, models
 from edgekd.analysis.expected import require_top1
 from edgekd.artifact import Artifact
 from edgekd.errors import RecipeError, StageFailed, UsageError, nearest
-from edgekd.keys import Settings, context_of, keyed, prepare, stated
+from edgekd.keys import Keyed, Settings, context_of, keyed, prepare, stated
 from edgekd.params import TeacherParams
 from edgekd.plan import Step, plan
 from edgekd.recipe import Recipe
@@ -31,6 +31,7 @@ class Outcome:
     why: str
     artifact: Artifact | None = None
     seconds: float = 0.0
+    key: Keyed | None = None  # of a step to make, once its inputs are there
 
 
 def steps_of(recipe: Recipe, *, until: str = "bench", targets: Sequence[str] | None = None) -> list[Step]:
@@ -81,7 +82,7 @@ def run(
                 if unchecked:
                     check_all(steps[number:], done, settings)
                 unchecked = step.stage == "data"  # once the images are known, the checks know more
-                outcome = _make(recipe, step, done, store, settings, outcome.why)
+                outcome = _make(recipe, outcome, done, store, settings)
             settings.console.log(f"{outcome.state:7} {_name(outcome)}  ({outcome.why})")
             assert outcome.artifact is not None
             done[step.name] = outcome.artifact
@@ -161,14 +162,12 @@ def _look(step: Step, done: Mapping[str, Artifact], store: Store, settings: Sett
         why = "not made before"
     else:
         why = manifest.difference(newest.manifest, key.material) or "not there any more"
-    return Outcome(step, "to make", why)
+    return Outcome(step, "to make", why, key=key)
 
 
-def _make(
-    recipe: Recipe, step: Step, done: Mapping[str, Artifact], store: Store, settings: Settings, why: str
-) -> Outcome:
-    start = time.monotonic()
-    key = keyed(step, done, settings)
+def _make(recipe: Recipe, wanted: Outcome, done: Mapping[str, Artifact], store: Store, settings: Settings) -> Outcome:
+    assert wanted.key is not None  # `_look` gives it with every step to make
+    start, step, key, why = time.monotonic(), wanted.step, wanted.key, wanted.why
     inputs = {role: done[name] for role, name in step.inputs.items()}
     forced = step.name in settings.force or "*" in settings.force
 

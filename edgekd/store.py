@@ -6,7 +6,6 @@ leading dot, outside every listing.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from edgekd import integrity
-from edgekd.artifact import MANIFEST, SCHEMA, Artifact, canonical, read, sha256_file
+from edgekd.artifact import MANIFEST, SCHEMA, Artifact, payload_digest, read, sha256_file
 from edgekd.durable import sync, write_whole
 from edgekd.errors import IntegrityError, StageFailed, UsageError
 
@@ -56,16 +55,22 @@ class Store:
         folder = self.root / step
         if folder.is_dir():
             for path in sorted(folder.iterdir()):
-                if path.name.startswith(prefix) and _is_artifact(path) and not _manifest_damage(path):
-                    yield read(path)
+                artifact = _sealed(path) if path.name.startswith(prefix) and _is_artifact(path) else None
+                if artifact is not None:
+                    yield artifact
 
     def all(self) -> list[Artifact]:
         """Every sealed artifact, by id; a folder whose manifest is damaged is in `broken` instead."""
-        return sorted((read(p) for p in self._folders() if not _manifest_damage(p)), key=lambda a: a.id)
+        return sorted((a for a in map(_sealed, self._folders()) if a is not None), key=lambda a: a.id)
+
+    def get(self, name: str) -> Artifact | None:
+        """The artifact of an id, read alone; None when it is not there or its manifest is damaged."""
+        path = self.root / name
+        return _sealed(path) if _is_artifact(path) else None
 
     def broken(self) -> list[Path]:
         """Folders that should be artifacts and whose manifest is damaged or gone."""
-        return sorted(p for p in self._folders() if _manifest_damage(p))
+        return sorted(p for p in self._folders() if _sealed(p) is None)
 
     def leftovers(self) -> list[Path]:
         """Folders set aside by a removal or a remake that was cut short."""
@@ -85,13 +90,14 @@ class Store:
         Raises:
             UsageError: Nothing, or more than one, answers to the name.
         """
-        tags = self.tags()
-        wanted = tags.get(reference, reference)
+        wanted = self.tags().get(reference, reference)
+        exact = self.get(wanted)
+        if exact is not None and exact.id == wanted:
+            return exact
         known = self.all()
         if wanted == "latest" and known:
             return max(known, key=_age)
-        exact = [a for a in known if a.id == wanted]
-        found = exact or [a for a in known if a.id.startswith(wanted) or a.path.name.startswith(wanted)]
+        found = [a for a in known if a.id.startswith(wanted) or a.path.name.startswith(wanted)]
         if len(found) == 1:
             return found[0]
         names = ", ".join(a.id for a in found[:5]) if found else "no such artifact or tag here"
@@ -164,7 +170,7 @@ class Store:
         missing = sorted(set(payload) - set(files))
         if missing:
             raise AssertionError(f"step {step} did not write {missing}")
-        digest = hashlib.sha256(canonical({name: files[name]["sha256"] for name in sorted(payload)})).hexdigest()
+        digest = payload_digest(files)
         manifest = {"schema": SCHEMA, "step": step, "key": key, "digest": digest, "files": files, **facts}
         write_whole(scratch.out / MANIFEST, integrity.sealed_bytes(manifest))
         for name in files:
@@ -220,12 +226,12 @@ def _is_artifact(path: Path) -> bool:
     return FOLDER.fullmatch(path.name) is not None and path.is_dir() and not path.is_symlink()
 
 
-def _manifest_damage(path: Path) -> bool:
+def _sealed(path: Path) -> Artifact | None:
+    """The artifact in a folder; None when its manifest is damaged or gone."""
     try:
-        read(path)
+        return read(path)
     except IntegrityError:
-        return True
-    return False
+        return None
 
 
 def _age(artifact: Artifact) -> tuple[str, str]:

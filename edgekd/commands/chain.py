@@ -20,6 +20,7 @@ from edgekd.keys import Settings
 from edgekd.pipeline import Outcome, dry_run, run, steps_of
 from edgekd.plan import Step
 from edgekd.recipe import Recipe
+from edgekd.runner.state import usable_cores
 from edgekd.store import Store
 
 GOAL_STAGE = {"teacher": "train", "student": "distill", "quantized": "quantize", "export": "export", "bench": "bench"}
@@ -63,7 +64,7 @@ def chain(goal: str, options: ChainOptions) -> None:
         data_roots=data_roots(options.data_root),
         recipe_dir=recipe_dir,
         console=console,
-        threads=options.threads or cores(),
+        threads=options.threads or usable_cores() or 1,
         force=_forced(goal, options, steps),
         pins=pins,
     )
@@ -74,9 +75,8 @@ def chain(goal: str, options: ChainOptions) -> None:
             print_plan(dry_run(steps, settings), settings, options.json)
         return
     if options.output is not None:
-        options.output.mkdir(
-            parents=True, exist_ok=True
-        )  # a folder that cannot be written is found now, not after training
+        # a folder that cannot be written is found now, not after training
+        options.output.mkdir(parents=True, exist_ok=True)
     outcomes = run(recipe, steps, settings, lambda done: current.record(options.workspace, recipe, recipe_dir, done))
     copied = _copy_out(outcomes, goal, options)
     _print(options, outcomes, copied)
@@ -108,11 +108,6 @@ def data_roots(given: list[Path] | None) -> tuple[Path, ...]:
     """`--data-root`, then the folders of EDGEKD_DATA."""
     environment = [Path(part) for part in os.environ.get("EDGEKD_DATA", "").split(os.pathsep) if part]
     return tuple(dict.fromkeys([*(given or []), *environment]))
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pins(options: ChainOptions, steps: list[Step], console: Console) -> Mapping[str, Artifact]:

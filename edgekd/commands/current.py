@@ -33,7 +33,7 @@ def record(workspace: Path, recipe: Recipe, recipe_dir: Path | None, outcomes: S
     old = _read(workspace, recipe.name)
     if old is not None and old.recipe == values:
         kept = _still_there(Store(workspace), old.steps, steps)
-        steps = {**{step: name for step, name in old.steps.items() if step in kept or step in steps}, **kept, **steps}
+        steps = {step: (kept | steps)[step] for step in [*old.steps, *steps] if step in kept or step in steps}
     run = Run(recipe.name, values, str(recipe_dir.resolve()) if recipe_dir else None, steps)
     text = json.dumps({**vars(run), "steps": list(steps.items())}, indent=1, ensure_ascii=False)
     write_whole(workspace / "runs" / f"{run.name}.json", text.encode())
@@ -80,21 +80,21 @@ def resolve(workspace: Path, reference: str) -> Artifact:
 
 def artifacts(workspace: Path, run: Run) -> dict[str, Artifact]:
     """{step: artifact} of a run, in the order of the chain; what is gone is left out."""
-    known = {a.id: a for a in Store(workspace).all()}
-    return {step: known[name] for step, name in run.steps.items() if name in known}
+    store = Store(workspace)
+    found = {step: store.get(name) for step, name in run.steps.items()}
+    return {step: artifact for step, artifact in found.items() if artifact is not None}
 
 
 def _still_there(store: Store, old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
     """Steps behind the ones just made stay in the run only while they were made from them."""
-    known = {a.id: a for a in store.all()}
+    current = {**old, **new}
     kept: dict[str, str] = {}
     for step, name in old.items():
-        artifact = known.get(name)
-        current = {**old, **kept, **new}
-        if artifact is not None and all(
-            current.get(known[i].step if i in known else "") == i for i in artifact.inputs.values()
-        ):
+        artifact = store.get(name)
+        if artifact is not None and set(artifact.inputs.values()) <= set(current.values()):
             kept[step] = name
+        elif step not in new:
+            del current[step]  # and with it everything that was made from it
     return kept
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from edgekd.commands import output
-from edgekd.commands.chain import cores, data_roots
+from edgekd.commands.chain import data_roots
 from edgekd.errors import MissingTool
 from edgekd.fit.resolve import resolve
 from edgekd.recipe import Fit
-from edgekd.runner.state import processor
+from edgekd.runner.state import processor, usable_cores
 
 CORE = (
     "torch",
@@ -78,7 +78,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _processor() -> Iterator[Finding]:
-    yield Finding("processor", "ok", f"{processor()}, {cores()} cores usable")
+    yield Finding("processor", "ok", f"{processor()}, {usable_cores()} cores usable")
     info = Path("/proc/cpuinfo")
     if info.exists() and platform.machine() in ("x86_64", "AMD64"):
         flags = info.read_text(encoding="utf-8", errors="replace")
@@ -99,7 +99,7 @@ def _processor() -> Iterator[Finding]:
             "clock governor", state, mode, "" if state == "ok" else "sudo cpupower frequency-set -g performance"
         )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    busy = load > 0.5 * cores()
+    busy = load > 0.5 * (usable_cores() or 1)
     yield Finding(
         "load",
         "warn" if busy else "ok",

@@ -8,6 +8,7 @@ from typing import Any
 from edgekd import predictions
 from edgekd.artifact import Artifact
 from edgekd.commands import current, output
+from edgekd.data.roles import read_info
 from edgekd.errors import CheckFailed, UsageError
 from edgekd.report import evaluated
 from edgekd.report.folder import Answers, Folder
@@ -106,14 +107,12 @@ def _with_predictions(workspace: Path, reference: str | None) -> Artifact:
 
 
 def _classes(workspace: Path, artifact: Artifact) -> list[str]:
-    import json
-
     store = Store(workspace)
     source = artifact
     while "data" not in source.inputs and source.inputs:
         source = store.resolve(next(iter(source.inputs.values())))
     data = store.resolve(source.inputs["data"])
-    return list(json.loads((data.path / "data.json").read_text(encoding="utf-8"))["classes"])
+    return list(read_info(data.path)["classes"])
 
 
 def _recall(answers: Answers, classes: list[str]) -> list[dict[str, Any]]:

@@ -12,13 +12,14 @@ import yaml
 from edgekd import recipe as recipe_module
 from edgekd import registry
 from edgekd.commands import output
-from edgekd.commands.chain import cores, data_roots
+from edgekd.commands.chain import data_roots
 from edgekd.commands.find_recipe import find_recipe, shipped_recipes
 from edgekd.console import Console
 from edgekd.errors import UsageError
 from edgekd.keys import Settings, prepare
 from edgekd.pipeline import check_all, steps_of
 from edgekd.recipe import Recipe
+from edgekd.runner.state import usable_cores
 
 SECTIONS = {"data": "data", "distill": "distillers", "quantize": "quantizers"}
 PLUGIN_SECTIONS = {"Data": "data", "Distill": "distillers", "Quantize": "quantizers"}
@@ -102,7 +103,7 @@ def _merge(properties: dict[str, Any], name: str, entry: dict[str, Any]) -> None
 
 
 def _deep(recipe: Recipe, path: Path, roots: list[Path]) -> None:
-    settings = Settings(Path(), data_roots(roots), path.parent, Console(quiet=True), cores())
+    settings = Settings(Path(), data_roots(roots), path.parent, Console(quiet=True), usable_cores() or 1)
     with recipe.placed():
         check_all([prepare(step, settings) for step in steps_of(recipe)], {}, settings)
 

@@ -8,7 +8,6 @@ dropped; more than 8 bits a channel is refused; EXIF orientation is not applied 
 from __future__ import annotations
 
 import io
-import os
 import struct
 import warnings
 import zlib
@@ -23,6 +22,7 @@ from PIL import Image
 from edgekd.console import Console
 from edgekd.data.base import Allocate, Images
 from edgekd.errors import IntegrityError, RecipeError
+from edgekd.runner.state import usable_cores
 
 # Raster formats that Pillow decodes itself; EPS is left out because Pillow hands it to Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
@@ -69,7 +69,7 @@ def decode_streams(
     form = _common_form(streams, size, resize)
     arrays: dict[str, Images] = {}
     # The cores that this process may use: a container or taskset leaves fewer than the machine has.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores() or 1
     with ThreadPoolExecutor(cores) as pool:
         for split, stream in streams.items():
             array = allocate(split, (stream.count, form.height, form.width, form.channels))

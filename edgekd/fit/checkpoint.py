@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from edgekd.console import Console
+from edgekd.durable import write_whole
 from edgekd.errors import IntegrityError, StageFailed
 
 KEPT = 2  # the newest and the one before it, which takes over when the newest is damaged
@@ -86,22 +86,6 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if _digest(flat, text) != digest:
         raise IntegrityError(str(path), "its digest does not fit its content", "a complete checkpoint")
     return flat, json.loads(text)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there complete or not at all, also after a power cut."""
-    scratch = path.with_name(path.name + ".tmp")
-    with scratch.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _found(folder: Path) -> list[Path]:

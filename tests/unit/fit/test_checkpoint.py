@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_written_is_a_failed_stage(tmp_path: Path) -> No
 @pytest.mark.skipif(not Path("/dev/full").exists() or os.name != "posix", reason="needs /dev/full")
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     fill(tmp_path, 1)
-    (tmp_path / "epoch-000002.safetensors.tmp").symlink_to("/dev/full")
+    (tmp_path / f".epoch-000002.safetensors.{os.getpid()}").symlink_to("/dev/full")
     with pytest.raises(StageFailed, match="No space left"):
         checkpoint.save(tmp_path, 2, tensors(2), {})
     found = checkpoint.load(tmp_path, Lines())

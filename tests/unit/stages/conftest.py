@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from edgekd.artifact import Artifact
 from edgekd.console import Console
+from edgekd.stages import evaluate
 from edgekd.stages.base import RunContext
 
 CLASSES = ("dark", "dim", "bright")
@@ -54,6 +56,20 @@ def made(folder: Path, step: str, metrics: dict[str, Any]) -> Artifact:
     """A folder as an artifact, without sealing it."""
     facts = {"step": step, "key": "0" * 64, "digest": "0" * 64, "files": {}, "metrics": metrics, "inputs": {}}
     return Artifact(folder, facts)
+
+
+@pytest.fixture
+def threads_of_answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """torch's threads at each evaluation of a whole role from here on."""
+    seen: list[int] = []
+    whole = evaluate.answers
+
+    def spy(*args: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return whole(*args)
+
+    monkeypatch.setattr(evaluate, "answers", spy)
+    return seen
 
 
 @pytest.fixture

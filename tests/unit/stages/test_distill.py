@@ -17,7 +17,7 @@ from edgekd.errors import RecipeError
 from edgekd.fit import loop
 from edgekd.params import DistillParams, Roles, StudentParams, TeacherParams
 from edgekd.recipe import Fit
-from edgekd.stages import distill, evaluate, train
+from edgekd.stages import distill, train
 from edgekd.stages.base import RunContext
 
 FIT = Fit(epochs=2, batch_size=20, lr=0.05)
@@ -78,20 +78,12 @@ def test_attention_is_written(
 
 
 def test_answers_are_made_with_the_threads_of_the_run(
-    brightness: Artifact, tmp_path: Path, training_context: RunContext, monkeypatch: pytest.MonkeyPatch
+    brightness: Artifact, tmp_path: Path, training_context: RunContext, threads_of_answers: list[int]
 ) -> None:
-    seen: list[int] = []
-    whole = evaluate.answers
-
-    def spy(*args: Any) -> Any:
-        seen.append(torch.get_num_threads())
-        return whole(*args)
-
-    monkeypatch.setattr(evaluate, "answers", spy)
     out, before = tmp_path / "student", torch.get_num_threads()
     out.mkdir()
     distill.run(params("ce"), {"data": brightness}, out, replace(training_context, threads=before + 1))
-    assert seen == [before + 1]  # the fit's own setting is put back before
+    assert threads_of_answers == [before + 1]  # the fit's own setting is put back before
     assert torch.get_num_threads() == before
 
 

@@ -15,7 +15,7 @@ from edgekd.data.checkpoint_file import find_checkpoint
 from edgekd.errors import CheckFailed, IntegrityError, RecipeError
 from edgekd.params import Roles, TeacherParams
 from edgekd.recipe import Fit
-from edgekd.stages import evaluate, train
+from edgekd.stages import train
 from edgekd.stages.base import RunContext
 
 FIT = Fit(epochs=3, batch_size=20, lr=0.05)
@@ -122,20 +122,12 @@ def test_answers_are_made_with_the_threads_of_the_run(
     published: tuple[Path, dict[str, Any]],
     tmp_path: Path,
     training_context: RunContext,
-    monkeypatch: pytest.MonkeyPatch,
+    threads_of_answers: list[int],
 ) -> None:
-    seen: list[int] = []
-    whole = evaluate.answers
-
-    def spy(*args: Any) -> Any:
-        seen.append(torch.get_num_threads())
-        return whole(*args)
-
-    monkeypatch.setattr(evaluate, "answers", spy)
     out, before = tmp_path / "out", torch.get_num_threads()
     out.mkdir()
     train.run(params(**published[1]), {"data": brightness}, out, replace(training_context, threads=before + 1))
-    assert seen == [before + 1]
+    assert threads_of_answers == [before + 1]
     assert torch.get_num_threads() == before
 
 
