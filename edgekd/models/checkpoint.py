@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from edgekd.errors import IntegrityError, RecipeError
-from edgekd.models import family
+from edgekd.models import catalogue, family
 
 SHOWN_KEYS = 5  # of each kind of mismatch in an error: one screen
 
-# what unpickling and unzipping of broken bytes raise (LookupError: KeyError, IndexError)
-_BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError)
+# what unpickling and unzipping of broken bytes are seen to raise (LookupError: KeyError, IndexError)
+_BROKEN = (
+    *(pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError),
+    *(TypeError, AssertionError, OverflowError, MemoryError),
+)
 
 
 def load_checkpoint(network: nn.Module, path: Path, model_name: str, *, where: str = "teacher.checkpoint") -> None:
@@ -31,7 +35,34 @@ def load_checkpoint(network: nn.Module, path: Path, model_name: str, *, where: s
         RecipeError: No such file, or the weights of another architecture or number of classes.
         IntegrityError: Not a checkpoint, damaged, holding anything but tensors and plain data, or not finite.
     """
+    _fill(network, _ours(_read(path, where), model_name), path, model_name, where)
+
+
+def load_weights(network: nn.Module, path: Path, model_name: str, *, where: str = "teacher.weights") -> bool:
+    """Fill the network with the weights of a file to go on from; see `load_checkpoint` for what is read.
+
+    Every key must fit, but those of the classifier: where the file's is of other classes, or it has none, the network's
+    own stays as it is.
+
+    Returns:
+        Whether the classifier is the file's.
+
+    Raises:
+        RecipeError: No such file, or the weights of another architecture.
+        IntegrityError: Not a checkpoint, damaged, holding anything but tensors and plain data, or not finite.
+    """
     found = _ours(_read(path, where), model_name)
+    expected = network.state_dict()
+    head = next(name for name, module in network.named_modules() if module is network.classifier)
+    own = {key: value for key, value in expected.items() if key.startswith(f"{head}.")}
+    whole = all(key in found and found[key].shape == value.shape for key, value in own.items())
+    if not whole:
+        found = {key: value for key, value in found.items() if not key.startswith(f"{head}.")} | own
+    _fill(network, found, path, model_name, where)
+    return whole
+
+
+def _fill(network: nn.Module, found: dict[str, Tensor], path: Path, model_name: str, where: str) -> None:
     expected = network.state_dict()
     # torch wrote no batch counter before 1.0, and nothing here reads it
     missing = [key for key in expected if key not in found and not key.endswith("num_batches_tracked")]
@@ -75,11 +106,18 @@ def _read(path: Path, where: str) -> dict[str, Tensor]:
         state = state["state_dict"]
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise IntegrityError(where, f"{path.name} holds no state_dict", "a mapping of names to tensors")
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+            raise IntegrityError(where, f"{path.name}: {key} is no plain array of real numbers", "dense tensors")
     return state
 
 
 def _ours(state: dict[str, Tensor], model_name: str) -> dict[str, Tensor]:
     """The state under our names."""
+    if catalogue.is_foreign(model_name):
+        from edgekd.models.foreign import ours
+
+        return ours(state)
     found = {}
     for key, value in state.items():
         name = str(key).removeprefix("module.")

@@ -12,7 +12,8 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     """A frozen copy in eval mode with the same outputs, its BatchNorms folded where that is exact.
 
     A BatchNorm is folded, and an identity left in its place, when it alone reads a convolution of the same parent
-    module. Module paths stay, so taps still find their layers; only the bare output of a folded convolution means
+    module. A network whose control flow hangs on its input (some of timm's) cannot be looked through: it is only frozen.
+    Module paths stay, so taps still find their layers; only the bare output of a folded convolution means
     something else, and no family taps one that its own parent normalises.
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)
@@ -25,7 +26,10 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
 
 
 def _pairs(network: nn.Module) -> list[tuple[str, str]]:
-    graph = fx.symbolic_trace(network).graph
+    try:
+        graph = fx.symbolic_trace(network).graph
+    except fx.proxy.TraceError:
+        return []
     calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     pairs = []
     for node in graph.nodes:

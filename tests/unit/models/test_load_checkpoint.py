@@ -1,11 +1,13 @@
 import io
 import os
 import pickle
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from networks import SMALLEST
 from safetensors.torch import save_file
 
 from edgekd import models
@@ -38,6 +40,23 @@ def test_our_own_and_foreign_files(tmp_path: Path) -> None:
         assert not same(network, source)
         load_checkpoint(network, path, "resnet8_a")
         assert same(network, source), path
+
+
+@pytest.mark.parametrize(
+    "name", [name for family, name in SMALLEST.items() if import_module(f"edgekd.models.{family}").FOREIGN]
+)
+def test_published_key_names_of_a_family(tmp_path: Path, name: str) -> None:
+    source = build(name)
+    for foreign, own in models.family(name).FOREIGN.items():
+        state = {
+            foreign + key.removeprefix(own) if key.startswith(own) else key: value
+            for key, value in source.state_dict().items()
+        }
+        assert state.keys() != source.state_dict().keys(), foreign
+        torch.save({"state_dict": state}, tmp_path / "w.pt")
+        network = build(name, seed=1)
+        load_checkpoint(network, tmp_path / "w.pt", name)
+        assert same(network, source)
 
 
 @pytest.mark.parametrize(

@@ -3,74 +3,17 @@ import sys
 
 import pytest
 import torch
+from networks import SMALLEST, seeded
 from torch import nn
 
 from edgekd import models
 from edgekd.errors import RecipeError
-from edgekd.models.count import count
 from edgekd.models.initialise import initialised
 from edgekd.taps import tapped
 
-COUNTS = {  # parameters with 100 and 10 classes, MACs with 100 and 10, BatchNorm statistics (methods 1.3)
-    "resnet8": (83_892, 78_042, 12_507_392, 12_501_632, 672),
-    "resnet14": (181_108, 175_258, 26_663_168, 26_657_408, 1_120),
-    "resnet20": (278_324, 272_474, 40_818_944, 40_813_184, 1_568),
-    "resnet32": (472_756, 466_906, 69_130_496, 69_124_736, 2_464),
-    "resnet44": (667_188, 661_338, 97_442_048, 97_436_288, 3_360),
-    "resnet56": (861_620, 855_770, 125_753_600, 125_747_840, 4_256),
-    "resnet110": (1_736_564, 1_730_714, 253_155_584, 253_149_824, 8_288),
-    "resnet8x4": (1_233_540, 1_210_410, 177_071_104, 177_048_064, 2_752),
-    "resnet32x4": (7_433_860, 7_410_730, 1_083_040_768, 1_083_017_728, 9_920),
-    "wrn_16_1": (180_916, 175_066, 26_663_168, 26_657_408, 928),
-    "wrn_16_2": (703_284, 691_674, 101_118_464, 101_106_944, 1_824),
-    "wrn_40_1": (569_780, 563_930, 83_286_272, 83_280_512, 2_720),
-    "wrn_40_2": (2_255_156, 2_243_546, 327_610_880, 327_599_360, 5_408),
-}
-COUNTS_A = {"resnet20_a": (269_722, 40_551_040), "resnet56_a": (853_018, 125_485_696)}
-SHAPES = {  # stem and stages (channels, side), pooled (methods 1.4)
-    "resnet20": ([(16, 32), (16, 32), (32, 16), (64, 8)], 64, 9),
-    "resnet110": ([(16, 32), (16, 32), (32, 16), (64, 8)], 64, 54),
-    "resnet56_a": ([(16, 32), (16, 32), (32, 16), (64, 8)], 64, 27),
-    "resnet8x4": ([(32, 32), (64, 32), (128, 16), (256, 8)], 256, 3),
-    "wrn_16_2": ([(16, 32), (32, 32), (64, 16), (128, 8)], 128, 6),
-    "wrn_40_1": ([(16, 32), (16, 32), (32, 16), (64, 8)], 64, 18),
-}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def statistics(network: nn.Module) -> int:
-    return sum(m.running_mean.numel() + m.running_var.numel() for m in network.modules() if hasattr(m, "running_mean"))
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_exact_counts(name) -> None:
-    many, few, macs_many, macs_few, buffers = COUNTS[name]
-    network = models.build(name, classes=100)
-    assert count(network, 3, (32, 32)) == (many, macs_many)
-    assert statistics(network) == buffers
-    assert count(models.build(name, classes=10), 3, (32, 32)) == (few, macs_few)
-
-
-@pytest.mark.parametrize("name", COUNTS_A)
-def test_exact_counts_without_shortcut_weights(name) -> None:
-    assert count(models.build(name, classes=10), 3, (32, 32)) == COUNTS_A[name]
-
-
-def test_counting_leaves_the_network_alone() -> None:
-    network = models.build("resnet8", classes=10)
-    network.layer1.eval()
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    count(network, 3, (32, 32))
-    assert network.training and not network.layer1.training and network.layer2.training
-    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    assert not any(module._forward_hooks for module in network.modules())
-
 
 def test_the_table_is_what_the_families_build() -> None:
-    assert len(models.names()) == 19
+    assert len(models.names()) == len(set(models.names())) == 32
     for name, family in models.describe():
         assert name in models.family(name).TABLE
         assert models.FAMILIES[name] == family
@@ -99,34 +42,32 @@ def test_any_image_gives_logits_alone_and_every_tap(name, channels, size) -> Non
     assert not any(module.inplace for module in network.modules() if isinstance(module, nn.ReLU))
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_shapes_of_the_taps(name) -> None:
-    shapes, width, blocks = SHAPES[name]
-    network = models.build(name, classes=10, generator=seeded()).eval()
-    points = models.taps(name, network)
-    assert [tap for tap in points if tap.startswith("block.")] == [f"block.{n}" for n in range(1, blocks + 1)]
-    with tapped(network, points, [(tap, "map") for tap in points], (0.5,) * 3, (0.2,) * 3) as net, torch.no_grad():
-        _, taps = net(torch.rand(1, 3, 32, 32, generator=seeded(1)))
-    names = ["stem", "stage.1", "stage.2", "stage.3"]
-    assert [tuple(taps[f"{tap}:map"].shape[1:3]) for tap in names] == shapes
-    assert [tuple(taps[f"preact.{n}:map"].shape[1:3]) for n in (1, 2, 3)] == shapes[1:]
-    assert taps["pooled:map"].shape == (1, width)
-    for stage in (1, 2, 3):
-        last = taps[f"block.{blocks * stage // 3}:map"]
-        assert torch.equal(last, taps[f"preact.{stage}:map"].relu())
-        assert last.shape == taps[f"stage.{stage}:map"].shape
-        assert taps[f"block.{blocks * (stage - 1) // 3 + 1}:map"].shape == last.shape
-    assert torch.allclose(taps[f"block.{blocks}:map"].mean((2, 3)), taps["pooled:map"], atol=1e-5)
+@pytest.mark.parametrize("name", models.names())
+def test_every_parameter_learns(name) -> None:
+    network = models.build(name, classes=7, size=(16, 16), generator=seeded())
+    images = torch.randn(4, 3, 16, 16, generator=seeded(1))
+    nn.functional.cross_entropy(network(images), torch.arange(4)).backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
+        layer, _, kind = key.rpartition(".")
+        cancelled = kind == "bias" and isinstance(network.get_submodule(layer), nn.Conv2d)  # by the BatchNorm after it
+        assert parameter.grad.abs().sum() > 0 or cancelled, key
 
 
-def test_wrn_stage_is_the_raw_sum_and_preact_its_next_norm() -> None:
-    network = models.build("wrn_16_1", classes=10, generator=seeded()).eval()
-    points = models.taps("wrn_16_1", network)
-    wanted = [("stage.1", "map"), ("preact.1", "map"), ("stage.3", "map"), ("preact.3", "map")]
-    with tapped(network, points, wanted, (0.5,) * 3, (0.2,) * 3) as net, torch.no_grad():
-        _, taps = net(torch.rand(1, 3, 8, 8, generator=seeded(1)))
-        assert torch.allclose(network.layer2[0].bn1(taps["stage.1:map"]), taps["preact.1:map"])
-        assert torch.allclose(network.bn1(taps["stage.3:map"]), taps["preact.3:map"])
+@pytest.mark.parametrize("name", models.names())
+def test_generator_alone_decides_weights_and_answers(name) -> None:
+    images = torch.randn(3, 3, 8, 8, generator=seeded(1))
+    found = []
+    for seed in (3, 4):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        network = models.build(name, classes=5, size=(8, 8), generator=seeded())
+        with torch.no_grad():
+            state = {key: value.clone() for key, value in network.state_dict().items()}
+            found.append({**state, "train": network(images), "eval": network.eval()(images), "again": network(images)})
+        assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
+    assert torch.equal(found[0]["eval"], found[0]["again"]) and not torch.equal(found[0]["eval"], found[0]["train"])
 
 
 def test_option_a_subsamples_and_pads_both_sides() -> None:
@@ -136,6 +77,26 @@ def test_option_a_subsamples_and_pads_both_sides() -> None:
     assert y.shape == (1, 32, 3, 3)
     assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
     assert y[:, :8].abs().sum() == y[:, 24:].abs().sum() == 0
+
+
+def test_large_images_pass_a_fourth_pool_of_vgg() -> None:
+    for size, pool in ((63, nn.Identity), (64, nn.MaxPool2d)):
+        assert isinstance(models.build("vgg8", classes=10, size=(size, 80)).pool3, pool)
+
+
+@pytest.mark.parametrize(("name", "least"), [("vgg8", 8), ("vgg19", 8), ("densenet40", 4)])
+def test_images_too_small_to_pool(name, least) -> None:
+    with pytest.raises(RecipeError, match=f"{least - 1}x20 pixels") as caught:
+        models.build(name, classes=10, size=(least - 1, 20))
+    assert str(least) in caught.value.expected and f"data.size={least}" in caught.value.hint
+    network = models.build(name, classes=10, size=(least, least)).eval()
+    assert network(torch.zeros(1, 3, least, least)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("name", [name for name in SMALLEST.values() if not name.startswith(("vgg", "dense"))])
+def test_the_others_take_a_single_pixel(name) -> None:
+    network = models.build(name, classes=10, size=(1, 1)).eval()
+    assert network(torch.zeros(2, 3, 1, 1)).shape == (2, 10)
 
 
 def test_weights_come_from_the_generator_alone() -> None:
@@ -162,6 +123,11 @@ def test_initial_weights() -> None:
     assert network.classifier.bias.abs().sum() > 0
     wide = models.build("wrn_16_2", classes=10, generator=seeded())
     assert wide.classifier.bias.abs().sum() == 0
+    for name in ("vgg8", "mobilenetv2_05"):
+        network = models.build(name, classes=100, generator=seeded())
+        assert network.classifier.weight.std().item() == pytest.approx(0.01, rel=0.02)
+        assert network.classifier.bias.abs().sum() == 0
+    assert models.build("vgg8", classes=10).block0[0].bias.abs().sum() == 0
     drawn = initialised(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), seeded())
     assert torch.equal(drawn[1].weight, torch.ones(4)) and torch.equal(drawn[1].bias, torch.zeros(4))
 
