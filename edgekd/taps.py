@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from edgekd.errors import RecipeError, StageFailed, nearest
 Side = Literal["input", "output"]
 Reduction = Literal["map", "energy", "pooled"]
 Wanted = Sequence[tuple[str, Reduction]]
+Kind = Literal["block", "stage"]
+
+MOST_BLOCKS = 27  # AFD's taps of ResNet-110: every second of its 54 blocks
 
 
 class TapPoint(NamedTuple):
@@ -37,6 +41,20 @@ class Outputs:
     logits: Tensor
     taps: dict[str, Tensor] = field(default_factory=dict)
     index: Tensor | None = None
+
+
+def feature_taps(names: Sequence[str], kind: Kind, network: str) -> list[str]:
+    """The taps of that kind in order of depth; of more than 27 blocks every second (third, ...) one.
+
+    Raises:
+        RecipeError: The network offers none.
+    """
+    found = [name for name in names if name.startswith(f"{kind}.")]
+    if not found:
+        other = "stage" if kind == "block" else "block"
+        raise RecipeError("distill.taps", f"the {network} has no {kind} taps", "taps it has", f"taps: {other}")
+    stride = math.ceil(len(found) / MOST_BLOCKS) if kind == "block" else 1
+    return found[stride - 1 :: stride]
 
 
 def reduce(value: Tensor, reduction: Reduction) -> Tensor:

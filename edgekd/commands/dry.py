@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json as jsonlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from edgekd import registry
@@ -12,11 +14,14 @@ from edgekd.artifact import Artifact
 from edgekd.commands import output
 from edgekd.data.base import DataSource
 from edgekd.keys import Settings
-from edgekd.params import DataParams, StudentParams, TeacherParams
+from edgekd.models import catalogue
+from edgekd.params import DataParams, StudentParams, TeacherParams, ViewsParams
 from edgekd.pipeline import Outcome
-from edgekd.store import Store
+from edgekd.store import Store, age
 
-OTHERS = {"data": 30.0, "graph": 30.0, "quantize": 20.0, "export": 1.0}  # seconds, seen for CIFAR-10 on 2 cores
+# seconds, seen for CIFAR-10 on 2 cores
+OTHERS = {"data": 30.0, "graph": 30.0, "adopt": 30.0, "quantize": 20.0, "export": 1.0}
+Trained = TeacherParams | StudentParams | ViewsParams
 BENCH_SECONDS = {"smoke": 6.0, "quick": 20.0}
 
 
@@ -34,6 +39,7 @@ def print_plan(outcomes: Sequence[Outcome], settings: Settings, json: bool) -> N
     """Print the plan as a table or JSON; nothing is run."""
     estimates = {o.step.name: _estimate(o, outcomes, settings) for o in outcomes}
     known = [value for value in estimates.values() if value is not None]
+    disk = {o.step.name: size for o in outcomes if (size := _disk(o, outcomes)) is not None}
     if json:
         steps = [
             {
@@ -42,6 +48,7 @@ def print_plan(outcomes: Sequence[Outcome], settings: Settings, json: bool) -> N
                 "why": o.why,
                 "artifact": o.artifact.id if o.artifact else None,
                 "estimated_s": estimates[o.step.name],
+                **({"disk_bytes": disk[o.step.name]} if o.step.name in disk else {}),
             }
             for o in outcomes
         ]
@@ -51,6 +58,8 @@ def print_plan(outcomes: Sequence[Outcome], settings: Settings, json: bool) -> N
         return
     rows = [(o.step.name, o.state, _time(estimates[o.step.name]), o.why) for o in outcomes]
     output.print_table(("step", "", "about", "why"), rows, right=("about",))
+    for name, size in disk.items():
+        output.say(f"{name}: {size / 1e9:.2g} GB on disk; {_free(settings.workspace) / 1e9:.2g} GB are free there")
     unknown = "" if len(known) == len(estimates) else " + what cannot be known before the data is decoded"
     output.say(f"in all: about {_time(sum(known))}{unknown}; an estimate, within a factor of 2 for 32x32 images")
     output.next_command("the same line without --dry-run")
@@ -62,21 +71,46 @@ def _estimate(outcome: Outcome, outcomes: Sequence[Outcome], settings: Settings)
         return 0.0
     if step.stage == "bench":
         return BENCH_SECONDS[step.params.profile]  # type: ignore[attr-defined]
-    if not isinstance(step.params, TeacherParams | StudentParams):
+    if not isinstance(step.params, TeacherParams | StudentParams | ViewsParams):
         return OTHERS.get(step.stage, 1.0)
     if step.params.fit is None:
         return OTHERS["data"]
-    data, source = next((o, o.step.params) for o in outcomes if isinstance(o.step.params, DataParams))
-    shape = _shape(source, data.artifact)
+    source, shape = _source(outcomes)
     if shape is None:
         return None
     images = step.params.fit.epochs * (step.params.roles.train or shape.train - step.params.roles.val)
     teacher = _teacher(step.params, outcomes)
     same = [a for a in Store(settings.workspace).of(step.name) if _alike(a, step.params, teacher, source)]
     if not same:
-        return _computed(step.params.model, teacher, shape, images, settings)
-    newest = max(same, key=lambda artifact: str(artifact.manifest["sealed_at"]))
+        return _computed(_model(step.params), teacher, shape, images, settings)
+    newest = max(same, key=age)
     return images / float(newest.metrics["images_per_second"])
+
+
+def _disk(outcome: Outcome, outcomes: Sequence[Outcome]) -> int | None:
+    """Bytes that the step needs on disk, where it is to be made and they are many."""
+    params = outcome.step.params
+    if outcome.artifact is not None or not isinstance(params, ViewsParams):
+        return None
+    _, shape = _source(outcomes)
+    if shape is None:
+        return None
+    from edgekd.fit import cached
+
+    images = params.roles.train or shape.train - params.roles.val
+    shown = (shape.channels, *shape.size)
+    teacher = str(_teacher(params, outcomes))
+    return params.views * images * cached.record_bytes(teacher, shape.classes, shown, params.taps, params.reductions)
+
+
+def _free(workspace: Path) -> int:
+    folder = workspace.resolve()
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.is_dir())).free
+
+
+def _source(outcomes: Sequence[Outcome]) -> tuple[DataParams, Shape | None]:
+    data, source = next((o, o.step.params) for o in outcomes if isinstance(o.step.params, DataParams))
+    return source, _shape(source, data.artifact)
 
 
 def _shape(params: DataParams, data: Artifact | None) -> Shape | None:
@@ -92,34 +126,50 @@ def _shape(params: DataParams, data: Artifact | None) -> Shape | None:
     return Shape(expected.train, expected.classes, expected.channels, size)
 
 
-def _teacher(params: TeacherParams | StudentParams, outcomes: Sequence[Outcome]) -> str | None:
-    """The network that looks on while a student is trained."""
+def _model(params: Trained) -> str | None:
+    """The network that is trained."""
+    return None if isinstance(params, ViewsParams) else params.model
+
+
+def _teacher(params: Trained, outcomes: Sequence[Outcome]) -> str | None:
+    """The network that looks on while a student is trained, or that answers the views."""
     teachers = (o.step.params.model for o in outcomes if isinstance(o.step.params, TeacherParams))
-    return next(teachers, None) if isinstance(params, StudentParams) else None
+    live = isinstance(params, StudentParams) and params.distill.cached_views is None
+    return next(teachers, None) if live or isinstance(params, ViewsParams) else None
 
 
-def _alike(artifact: Artifact, params: TeacherParams | StudentParams, teacher: str | None, data: DataParams) -> bool:
+def _alike(artifact: Artifact, params: Trained, teacher: str | None, data: DataParams) -> bool:
     """Whether a sealed training took as long for an image: the same networks, method and kind of images."""
-    old: Mapping[str, Any] = artifact.manifest["params"]
-    recipe: Mapping[str, Any] = artifact.manifest["recipe"]
-    use = params.distill.use if isinstance(params, StudentParams) else None
+    old: Mapping[str, Any] = artifact.manifest.get("params", {})
+    recipe: Mapping[str, Any] = artifact.manifest.get("recipe", {})
+    made_from: Mapping[str, Any] = recipe.get("data", {})
+    distill: Mapping[str, Any] = params.distill.model_dump() if isinstance(params, StudentParams) else {}
+    before: Mapping[str, Any] = old.get("distill") or {}
     return (
         bool(artifact.metrics.get("images_per_second"))
-        and old["model"] == params.model
-        and (old.get("distill") or {}).get("use") == use
-        and (teacher is None or (recipe["teacher"] or {}).get("model") == teacher)
-        and (recipe["data"]["use"], recipe["data"]["size"]) == (data.use, data.size)
+        and old.get("model") == _model(params)
+        and before.get("use") == distill.get("use")
+        and ("cached_views" in before) == ("cached_views" in distill)
+        and (teacher is None or (recipe.get("teacher") or {}).get("model") == teacher)
+        and (made_from.get("use"), made_from.get("size")) == (data.use, data.size)
     )
 
 
-def _computed(model: str, teacher: str | None, shape: Shape, images: int, settings: Settings) -> float:
+def _computed(model: str | None, teacher: str | None, shape: Shape, images: int, settings: Settings) -> float:
     from edgekd.fit import estimate
 
-    def cost(network: str) -> int:
+    def cost(network: str | None) -> int:
+        if network is None or catalogue.is_foreign(network):
+            return 0
         return estimate.macs(network, shape.classes, shape.channels, shape.size)
 
-    looking_on = cost(teacher) if teacher is not None else 0
-    return estimate.seconds(cost(model), looking_on, images, estimate.convolution_rate(settings.threads))
+    def measured(network: str | None, training: bool) -> float:
+        if network is None or not catalogue.is_foreign(network):
+            return 0.0
+        return estimate.measured(network, shape.classes, shape.channels, shape.size, settings.threads, training)
+
+    counted = estimate.seconds(cost(model), cost(teacher), images, estimate.convolution_rate(settings.threads))
+    return counted + images * (measured(model, True) + measured(teacher, False))
 
 
 def _time(seconds: float | None) -> str:

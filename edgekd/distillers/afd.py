@@ -14,9 +14,10 @@ import numpy as np
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from edgekd.distillers.attention import Attention, MeanAttention, both, feature_taps, float32, read, widths
+from edgekd.distillers.attention import Attention, MeanAttention, both, float32, read, widths
 from edgekd.distillers.base import Context, Distiller, Outputs, Progress, Wanted, cross_entropy, kl, teacher_of
 from edgekd.distillers.pairs import map_pairs
+from edgekd.taps import feature_taps
 
 
 class AFD(Distiller):
@@ -31,6 +32,9 @@ class AFD(Distiller):
         qk_dim: Size of queries and keys.
         taps: One map of each residual block, or of each stage.
     """
+
+    VERSION = 2
+    cached = ("energy", "pooled")
 
     def __init__(
         self,

@@ -19,24 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekd.errors import RecipeError
 from edgekd.taps import Outputs, Reduction, Wanted
-
-MOST_BLOCKS = 27  # AFD's taps of ResNet-110: every second of its 54 blocks
-
-
-def feature_taps(names: Sequence[str], kind: Literal["block", "stage"], network: str) -> list[str]:
-    """The taps of that kind in order of depth; of more than 27 blocks every second (third, ...) one.
-
-    Raises:
-        RecipeError: The network offers none.
-    """
-    found = [name for name in names if name.startswith(f"{kind}.")]
-    if not found:
-        other = "stage" if kind == "block" else "block"
-        raise RecipeError("distill.taps", f"the {network} has no {kind} taps", "taps it has", f"taps: {other}")
-    stride = math.ceil(len(found) / MOST_BLOCKS) if kind == "block" else 1
-    return found[stride - 1 :: stride]
 
 
 def both(taps: Sequence[str]) -> Wanted:

@@ -25,12 +25,15 @@ class Distiller(nn.Module, ABC):
         needs_teacher: False: the teacher's step is skipped.
         views: 2: a weak and a strong view of each image.
         reconstruction: True: an edgekd reconstruction of a method whose full text is not available.
+        cached: Reductions of the teacher's feature taps (`taps`: block or stage) that `distill.cached_views` must hold; ():
+            its logits are enough; None: the method cannot learn from stored answers.
     """
 
     VERSION: int = 1
     needs_teacher: bool = True
     views: int = 1
     reconstruction: bool = False
+    cached: tuple[str, ...] | None = None
 
     def wanted(self, student: Sequence[str], teacher: Sequence[str]) -> tuple[Wanted, Wanted]:
         """The taps to read of student and of teacher, out of the names that each offers.
@@ -53,7 +56,8 @@ class Distiller(nn.Module, ABC):
         Args:
             student: With gradients.
             teacher: Without; None when `needs_teacher` is False.
-            target: [B] int64 labels, or [B, classes] probabilities (label smoothing).
+            target: [B] int64 labels, or [B, classes] probabilities (label smoothing), each row times the weight of its label
+                (class weights): their sum is that weight, not 1.
             progress: Where the run stands.
         """
 

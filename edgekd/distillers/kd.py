@@ -24,6 +24,8 @@ class KD(Distiller):
         kd_weight: Of the teacher, >= 0.
     """
 
+    cached = ()
+
     def __init__(
         self,
         *,

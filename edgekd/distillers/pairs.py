@@ -6,6 +6,7 @@ reconstruction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Literal
@@ -18,37 +19,37 @@ from edgekd.distillers.attention import GroupedLinear
 
 PairLoss = Literal["mse", "smooth_l1", "cosine"]
 
+EPSILON = 1e-12  # least norm of a vector that is divided by it
+
 
 def map_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor], loss: PairLoss) -> tuple[Tensor, Tensor]:
     """Cosines and distances [B, N_S, N_T] of energy maps [B, H, W]: the student's resized (adaptive average pooling) to
-    each resolution of the teacher, once each, all maps flattened and L2-normalised.
+    each resolution of the teacher, all maps flattened and L2-normalised.
     """
-    resized: dict[tuple[int, int], Tensor] = {}
-    pairs = []
-    for _, run in groupby(teacher, key=lambda energy: energy.shape[1:]):
-        maps = torch.stack([energy.float() for energy in run], dim=1)
-        size = (maps.shape[2], maps.shape[3])
-        if size not in resized:
-            resized[size] = _resized(student, size)
-        pairs.append(vector_pairs(resized[size], F.normalize(maps.flatten(2), dim=2, eps=1e-12), loss))
+    pairs, runs = [], [(run, _norms(run.flatten(2))) for run in _stacked(student)]
+    for maps in _stacked(teacher):
+        if loss == "smooth_l1":  # of the maps themselves, not of their dot products
+            resized = torch.cat([_pooled(run, *maps.shape[2:]).flatten(2) for run, _ in runs], dim=1)
+            pairs.append(vector_pairs(resized, maps.flatten(2), loss))
+            continue
+        dots, norms = (torch.cat(parts, dim=1) for parts in zip(*(_dots(*run, maps) for run in runs), strict=True))
+        pairs.append(_compared(dots, norms, _norms(maps.flatten(2)), maps.shape[2] * maps.shape[3], loss))
     return torch.cat([cosine for cosine, _ in pairs], dim=2), torch.cat([distance for _, distance in pairs], dim=2)
 
 
 def vector_pairs(student: Tensor, teacher: Tensor, loss: PairLoss) -> tuple[Tensor, Tensor]:
-    """Cosines and distances [B, N_S, n] of L2-normalised vectors [B, N_S, P] and [B, n, P].
+    """Cosines and distances [B, m, n] of vectors [B, m, P] and [B, n, P], all L2-normalised.
 
     mse: mean over P of the squared difference, `(|s|^2 + |t|^2 - 2 <s, t>) / P`; the norms are 1, or 0 for a dead map,
     and carry no gradient. smooth_l1: mean over P, threshold 1. cosine: `1 - <s, t>`.
     """
-    cosine = torch.bmm(student, teacher.transpose(1, 2))
-    if loss == "cosine":
-        return cosine, 1 - cosine
-    if loss == "smooth_l1":
-        gaps = (student - t.unsqueeze(1) for t in teacher.unbind(1))
-        columns = [F.smooth_l1_loss(gap, torch.zeros_like(gap), reduction="none").mean(2) for gap in gaps]
-        return cosine, torch.stack(columns, dim=2)
-    norms = student.detach().square().sum(2).unsqueeze(2) + teacher.square().sum(2).unsqueeze(1)
-    return cosine, (norms - 2 * cosine).clamp_min(0) / student.shape[2]
+    if loss != "smooth_l1":
+        dots = torch.bmm(student, teacher.transpose(1, 2))
+        return _compared(dots, _norms(student), _norms(teacher), student.shape[2], loss)
+    student, teacher = F.normalize(student, dim=2, eps=EPSILON), F.normalize(teacher, dim=2, eps=EPSILON)
+    gaps = (student - t.unsqueeze(1) for t in teacher.unbind(1))
+    columns = [F.smooth_l1_loss(gap, torch.zeros_like(gap), reduction="none").mean(2) for gap in gaps]
+    return torch.bmm(student, teacher.transpose(1, 2)), torch.stack(columns, dim=2)
 
 
 class ChannelPairs(nn.Module):
@@ -65,17 +66,52 @@ class ChannelPairs(nn.Module):
         """Cosines and distances [B, N_S, N_T] of pooled taps [B, C]."""
         pairs = []
         for width, run in groupby(teacher, key=lambda pooled: pooled.shape[1]):
-            projected = F.normalize(self.projections[str(width)](student), dim=2, eps=1e-12)
-            target = torch.stack([pooled.float() for pooled in run], dim=1)
-            pairs.append(vector_pairs(projected, F.normalize(target, dim=2, eps=1e-12), loss))
+            projected = self.projections[str(width)](student)
+            pairs.append(vector_pairs(projected, torch.stack([pooled.float() for pooled in run], dim=1), loss))
         return torch.cat([cosine for cosine, _ in pairs], dim=2), torch.cat([distance for _, distance in pairs], dim=2)
 
 
-def _resized(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    parts = []
-    for _, run in groupby(maps, key=lambda energy: energy.shape[1:]):
-        parts.append(_pooled(torch.stack([energy.float() for energy in run], dim=1), *size).flatten(2))
-    return F.normalize(torch.cat(parts, dim=1), dim=2, eps=1e-12)
+def _dots(student: Tensor, norms: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Dot products [B, m, n] of maps [B, m, H, W], resized, and maps [B, n, h, w], and the norms [B, m] of the resized.
+
+    A student map that would grow by whole factors is left as it is: repeating its pixels and multiplying with the
+    teacher's map is multiplying with the sums of the teacher's map, which carries no gradient.
+    """
+    (h, w), (height, width) = student.shape[2:], teacher.shape[2:]
+    down, across = height // h, width // w
+    if (h * down, w * across) != (height, width):
+        student = _pooled(student, height, width)
+        norms, down, across = _norms(student.flatten(2)), 1, 1
+    summed = _summed(_summed(teacher, 2, down), 3, across)
+    return torch.bmm(student.flatten(2), summed.flatten(2).transpose(1, 2)), norms * math.sqrt(down * across)
+
+
+def _compared(dots: Tensor, student: Tensor, teacher: Tensor, size: int, loss: PairLoss) -> tuple[Tensor, Tensor]:
+    """Cosines and distances from dot products [B, m, n] and the norms [B, m] and [B, n] of vectors of that size."""
+    rows, columns = student.clamp_min(EPSILON).unsqueeze(2), teacher.clamp_min(EPSILON).unsqueeze(1)
+    cosine = dots / (rows * columns)
+    if loss == "cosine":
+        return cosine, 1 - cosine
+    units = (student.unsqueeze(2) / rows).detach().square() + (teacher.unsqueeze(1) / columns).square()
+    return cosine, (units - 2 * cosine).clamp_min(0) / size
+
+
+def _norms(vectors: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=2)
+    return norms
+
+
+def _stacked(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Neighbouring maps of one resolution as one tensor [B, n, H, W]."""
+    runs = groupby(maps, key=lambda energy: energy.shape[1:])
+    return [torch.stack([energy.float() for energy in run], dim=1) for _, run in runs]
+
+
+def _summed(maps: Tensor, dim: int, by: int) -> Tensor:
+    """Sums of `by` neighbours along one dimension; slice by slice, torch's sum over so few is several times slower."""
+    sizes = [*maps.shape[:dim], -1, by, *maps.shape[dim + 1 :]]
+    first, *others = maps.view(sizes).unbind(dim + 1)
+    return sum(others, first)
 
 
 def _pooled(maps: Tensor, height: int, width: int) -> Tensor:

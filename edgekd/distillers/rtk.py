@@ -17,11 +17,12 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from edgekd.distillers.attention import Attention, MeanAttention, both, feature_taps, float32, read, widths
+from edgekd.distillers.attention import Attention, MeanAttention, both, float32, read, widths
 from edgekd.distillers.base import Context, Distiller, Outputs, Progress, Wanted, cross_entropy, kl, teacher_of
 from edgekd.distillers.pairs import ChannelPairs, map_pairs
 from edgekd.distillers.selection import MASKED, attend, auto_k
 from edgekd.errors import RecipeError
+from edgekd.taps import feature_taps
 
 EPSILON = 1e-12  # of the key-relative distance
 
@@ -52,7 +53,9 @@ class RTK(Distiller):
         taps: One map of each residual block, or of each stage.
     """
 
+    VERSION = 2
     reconstruction = True
+    cached = ("energy", "pooled")
 
     def __init__(
         self,
