@@ -21,8 +21,8 @@ Labels = npt.NDArray[np.int64]
 Allocate = Callable[[str, tuple[int, ...]], Images]  # (split, shape) -> array to decode into
 
 SPLITS = ("train", "val", "test")
-AUGMENTATIONS = (r"crop[1-9]\d?", "flip")  # tokens; edgekd/augment.py carries them out
-RESIZE_RULES = ("fit-crop", "squash")
+AUGMENTATIONS = (r"crop[1-9]\d?", "rrc", "flip")  # tokens; edgekd/augment.py carries them out
+RESIZE_RULES = ("fit-crop", "squash", "photo")
 ROOT_HINT = "set EDGEKD_DATA or --data-root"
 
 T = TypeVar("T")
@@ -39,6 +39,8 @@ class Located:
         hashes: SHA-256 of each file's bytes, in the order of `files`.
         layout: Which of the kind's layouts they are in.
         sources: SHA-256 over the sorted (relative name, SHA-256 of the bytes): the content, wherever it lies.
+        parts: Where a set lies in two layouts: each of them; `files` has the files of both.
+        skipped: How many files the recipe leaves out by name.
     """
 
     name: str
@@ -47,6 +49,35 @@ class Located:
     hashes: tuple[str, ...]
     layout: str
     sources: str
+    parts: tuple[Located, ...] = ()
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Images of many sizes, one after the other.
+
+    Attributes:
+        pixels: uint8 [bytes]; may be a memory map.
+        index: int64 [N, 3]: first byte, height and width of each.
+        channels: 1 or 3.
+    """
+
+    pixels: Images
+    index: npt.NDArray[np.int64]
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> Images:
+        """One photo [h, w, C]: a view of the store."""
+        first, height, width = (int(value) for value in self.index[row])
+        return self.pixels[first : first + height * width * self.channels].reshape(height, width, self.channels)
+
+    def only(self, rows: npt.NDArray[np.int64] | slice) -> Photos:
+        """Those rows, in the same store."""
+        return Photos(self.pixels, self.index[rows], self.channels)
 
 
 @dataclass(frozen=True)
@@ -58,12 +89,14 @@ class Decoded:
         splits: `train`, `test` and perhaps `val` -> (uint8 [N, H, W, C], int64 [N]).
         split_rule: One sentence: where the splits come from.
         layout: The layout that was decoded.
+        photos: With `resize: photo`, the training images before they were cut to a square.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[Images, Labels]]
     split_rule: str
     layout: str
+    photos: Photos | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +158,7 @@ class DataSource(ABC):
         Args:
             located: What `locate` gave.
             size: Side in pixels that every image is brought to; None: as they are, which must be one size.
-            resize: One of RESIZE_RULES; None: `fit-crop`.
+            resize: One of RESIZE_RULES; None: `fit-crop`. `photo` keeps the whole training images beside.
             console: Shows progress.
             allocate: Gives the array of each split, so that a large one need not fit in RAM.
 
@@ -141,10 +174,14 @@ def check_augment(tokens: Iterable[str], where: str = "data.augment") -> None:
     for token in tokens:
         kind = re.sub(r"\d+$", "", token)
         if not any(re.fullmatch(pattern, token) for pattern in AUGMENTATIONS):
-            raise RecipeError(where, f"unknown augmentation {token!r}", "crop<pixels>, flip", "augment: [crop4, flip]")
+            raise RecipeError(
+                where, f"unknown augmentation {token!r}", "crop<pixels>, rrc, flip", "augment: [crop4, flip]"
+            )
         if kind in seen:
             raise RecipeError(where, f"{kind!r} stands twice", "each augmentation once")
         seen.add(kind)
+    if {"crop", "rrc"} <= seen:
+        raise RecipeError(where, "crop<pixels> beside rrc", "one way to crop", "augment: [rrc, flip]")
 
 
 def check_resize(size: int | None, resize: str | None) -> None:
@@ -196,7 +233,7 @@ def locate_files(name: str, folder: Path, files: Iterable[Path], layout: str) ->
     listing = [
         f"{path.relative_to(folder).as_posix()}\0{digest}\n" for path, digest in zip(ordered, hashes, strict=True)
     ]
-    sources = hashlib.sha256("".join(listing).encode())
+    sources = hashlib.sha256("".join(listing).encode("utf-8", "surrogateescape"))  # a name need not be UTF-8
     return Located(name, folder, tuple(ordered), hashes, layout, sources.hexdigest())
 
 

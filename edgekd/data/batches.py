@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import pickle
+import reprlib  # a pickle can hold a list in a list so often that its full text never ends
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekd.data.base import Images, Labels
+from edgekd.console import Console
+from edgekd.data.base import Allocate, Decoded, Images, Labels, Located, locate_files, places
+from edgekd.data.classnames import check_class_names
+from edgekd.data.images import place_arrays
+from edgekd.data.layouts import either, find_parquet
 from edgekd.errors import IntegrityError
 
-TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
-TEST_FILES = ("test_batch",)
-META_FILE = "batches.meta"
-FILES = (*TRAIN_FILES, *TEST_FILES, META_FILE)
 SIDE = 32
 
 # What a damaged or hostile pickle makes the C unpickler raise.
@@ -25,36 +27,85 @@ DAMAGED = (
 )  # fmt: skip
 
 
-def class_names(folder: Path) -> tuple[str, ...]:
-    """The label names of `batches.meta`.
+@dataclass(frozen=True)
+class BatchFiles:
+    """A set of batch files.
 
-    Raises:
-        IntegrityError: The file is not what torchvision downloads.
+    Attributes:
+        folder: Its name.
+        train: Names of the training files, in order.
+        test: Likewise.
+        meta: Name of the file with the class names.
+        labels: Key of the labels in a batch.
+        names: Key of the class names in `meta`.
     """
-    names = _load(folder / META_FILE).get(b"label_names")
-    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, bytes | str) for name in names):
-        raise IntegrityError(str(folder / META_FILE), f"label_names {names!r:.80}", "a list of names")
-    return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names)
+
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    meta: str
+    labels: bytes
+    names: bytes
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file."""
+        return (*self.train, *self.test, self.meta)
 
 
-def read_batches(folder: Path, files: Sequence[str], classes: int) -> tuple[Images, Labels]:
-    """Images [N, 32, 32, 3] and labels [N] of some batch files, in their order.
+def locate_batches(name: str, form: BatchFiles, roots: Sequence[Path]) -> Located:
+    """Find Parquet in folder `name`, or batch files there or beside it; see `DataSource.locate`."""
+    folders = places(name, roots)
+    beside = [place / form.folder for place in folders] + list(places(form.folder, roots))
+    folder = next((place for place in beside if all((place / file).is_file() for file in form.files)), None)
+    own = None
+    if folder is not None:
+        own = locate_files(name, folder, [folder / file for file in form.files], "torchvision")
+    wanted = f"*.parquet or {form.folder}'s {len(form.files)} files"
+    return either(name, find_parquet(name, folders), own, [*folders, *beside], wanted)
+
+
+def decode_batches(
+    form: BatchFiles, located: Located, size: int | None, resize: str | None, console: Console, allocate: Allocate
+) -> Decoded:
+    """Read batch files that `locate_batches` found; see `DataSource.decode`.
 
     Raises:
         IntegrityError: A file is damaged, or its pickle asks for anything but arrays and byte strings.
     """
+    classes = _class_names(located.folder, form)
+    read = {
+        split: _read(located.folder, files, form.labels, len(classes))
+        for split, files in (("train", form.train), ("test", form.test))
+    }
+    splits, photos = place_arrays(read, size, resize, allocate)
+    return Decoded(classes, splits, "the source's own train, test", located.layout, photos)
+
+
+def _class_names(folder: Path, form: BatchFiles) -> tuple[str, ...]:
+    where = str(folder / form.meta)
+    names = _load(folder / form.meta).get(form.names)
+    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, bytes | str) for name in names):
+        raise IntegrityError(where, f"{form.names.decode()} {reprlib.repr(names)}", "a list of names")
+    read = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names)
+    check_class_names(read, where)
+    return read
+
+
+def _read(folder: Path, files: Sequence[str], key: bytes, classes: int) -> tuple[Images, Labels]:
+    """Images [N, 32, 32, 3] and labels [N] of some batch files, in their order."""
     images, labels = [], []
     for name in files:
         batch = _load(folder / name)
-        pixels, targets = batch.get(b"data"), batch.get(b"labels")
+        pixels, targets = batch.get(b"data"), batch.get(key)
         where = str(folder / name)
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3 * SIDE * SIDE,):
             raise IntegrityError(where, "no array `data`", f"uint8 [N, {3 * SIDE * SIDE}]")
         if not isinstance(targets, list) or len(targets) != len(pixels):
-            raise IntegrityError(where, "no list `labels` of the same length", f"{len(pixels)} labels")
+            raise IntegrityError(where, f"no list `{key.decode()}` of the same length", f"{len(pixels)} labels")
         for row, target in enumerate(targets):
             if type(target) is not int or not 0 <= target < classes:
-                raise IntegrityError(f"{where}, row {row}", f"label {target!r:.40}", f"0 to {classes - 1}")
+                raise IntegrityError(f"{where}, row {row}", f"label {reprlib.repr(target)}", f"0 to {classes - 1}")
         images.append(pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
         labels.append(np.array(targets, dtype=np.int64))
     return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels)

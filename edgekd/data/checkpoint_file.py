@@ -16,18 +16,23 @@ def find_checkpoint(
     Raises:
         RecipeError: It is nowhere; every place looked in is listed.
     """
-    path = Path(name).expanduser()
-    places = [path]
-    if not path.is_absolute():
-        places += [recipe_dir / path] if recipe_dir is not None else []
-        places += [place for root in roots for place in (root / path, root / "pretrained" / path)]
-    for place in places:
+    looked = places(name, recipe_dir, roots)
+    for place in looked:
         if place.is_file():
             return place
-    listed = "".join(f"\n    {place}" for place in places)
+    listed = "".join(f"\n    {place}" for place in looked)
     raise RecipeError(
         where,
-        f"checkpoint {name!r} not found; looked for:{listed}",
+        f"file {name!r} not found; looked for:{listed}",
         "one of these files",
         "set EDGEKD_DATA or --data-root",
     )
+
+
+def places(name: str, recipe_dir: Path | None, roots: Sequence[Path]) -> list[Path]:
+    """Where `find_checkpoint` looks, in order."""
+    path = Path(name).expanduser()
+    if path.is_absolute():
+        return [path]
+    beside = [recipe_dir / path] if recipe_dir is not None else []
+    return [path, *beside, *(place for root in roots for place in (root / path, root / "pretrained" / path))]

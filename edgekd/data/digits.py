@@ -17,7 +17,7 @@ import numpy as np
 
 from edgekd.console import Console
 from edgekd.data.base import Allocate, DataSource, Decoded, Expected, Located, in_memory, locate_files
-from edgekd.data.images import resize_all
+from edgekd.data.images import place_arrays
 from edgekd.data.stratify import content_hashes, fixed_split
 from edgekd.errors import IntegrityError, MissingTool
 
@@ -52,13 +52,9 @@ class Digits(DataSource):
         # Integer form of round-half-up; no value of 255 v / 16 with v < 16 ends in .5 but v = 8 (127.5 -> 128).
         grey = ((pixels * 255 * 2 + LEVELS) // (LEVELS * 2)).astype(np.uint8).reshape(-1, SIDE, SIDE, 1)
         train, test, rule = fixed_split(labels, content_hashes(grey), TEST_FRACTION)
-        splits = {}
-        for split, rows in (("train", train), ("test", test)):
-            part = resize_all(grey[rows], size, resize)
-            images = allocate(split, part.shape)
-            images[:] = part
-            splits[split] = (images, labels[rows])
-        return Decoded(tuple(str(digit) for digit in range(10)), splits, rule, located.layout)
+        read = {split: (grey[rows], labels[rows]) for split, rows in (("train", train), ("test", test))}
+        splits, photos = place_arrays(read, size, resize, allocate)
+        return Decoded(tuple(str(digit) for digit in range(10)), splits, rule, located.layout, photos)
 
 
 def _read(file: Path) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:

@@ -2,7 +2,8 @@
 
 Rules: grey (modes 1, L, LA) stays one channel when every image is grey, else all become RGB (grey repeated); alpha is
 dropped; more than 8 bits a channel is refused; EXIF orientation is not applied (torchvision's ImageFolder does not either).
-`fit-crop`: shorter side resized to `size`, centre crop; `squash`: both sides resized to `size`; Pillow's antialiased bilinear.
+`fit-crop`: shorter side resized to `size`, centre crop; `squash`: both sides resized to `size`; `photo`: see `photos`. All by
+Pillow's antialiased bilinear.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
 from PIL import Image
 
 from edgekd.console import Console
-from edgekd.data.base import Allocate, Images
+from edgekd.data import photos
+from edgekd.data.base import Allocate, Images, Labels, Photos
 from edgekd.errors import IntegrityError, RecipeError
 from edgekd.runner.state import usable_cores
 
@@ -56,8 +59,8 @@ class Form:
 
 def decode_streams(
     streams: Mapping[str, Stream], size: int | None, resize: str | None, console: Console, allocate: Allocate
-) -> dict[str, Images]:
-    """Decode every split to uint8 [N, H, W, C].
+) -> tuple[dict[str, Images], Photos | None]:
+    """Decode every split to uint8 [N, H, W, C]; with `resize: photo` also the whole training images.
 
     Raises:
         RecipeError: Several sizes and no `size`.
@@ -66,7 +69,8 @@ def decode_streams(
     for split, stream in streams.items():
         if not stream.count:
             raise RecipeError("data.use", f"{split} has no images", "at least one image in each split")
-    form = _common_form(streams, size, resize)
+    form, sides = _common_form(streams, size, resize)
+    whole = photos.room(sides, form.height, form.channels, allocate) if form.resize == "photo" else None
     arrays: dict[str, Images] = {}
     # The cores that this process may use: a container or taskset leaves fewer than the machine has.
     cores = usable_cores() or 1
@@ -75,19 +79,20 @@ def decode_streams(
             array = allocate(split, (stream.count, form.height, form.width, form.channels))
             step = max(1, min(CHUNK, CHUNK_BYTES // (form.height * form.width * form.channels)))
             with console.task(f"decode {split}", stream.count, "images") as task:
-                items, start = stream.read(), 0
+                items, start = enumerate(stream.read()), 0
+                decode = partial(_decode_chunk, form=form, whole=whole if split == "train" else None)
                 while wave := list(islice(items, step * 8)):
                     chunks = [wave[i : i + step] for i in range(0, len(wave), step)]
-                    for block in pool.map(lambda chunk: [to_array(blob, at, form) for at, blob in chunk], chunks):
+                    for block in pool.map(decode, chunks):
                         array[start : start + len(block)] = block
                         start += len(block)
                         task.advance(len(block))
             arrays[split] = array
-    return arrays
+    return arrays, whole
 
 
-def to_array(blob: bytes, where: str, form: Form) -> Images:
-    """One encoded image -> uint8 [H, W, C] of the form.
+def to_array(blob: bytes, where: str, form: Form, whole: Images | None = None) -> Images:
+    """One encoded image -> uint8 [H, W, C] of the form; `whole` [h, w, C] is filled with it before it is cut to a square.
 
     Raises:
         IntegrityError: It is corrupt, or of another size than the form without a resize rule.
@@ -97,21 +102,43 @@ def to_array(blob: bytes, where: str, form: Form) -> Images:
             converted = image.convert("L" if form.channels == 1 else "RGB")
     except (*DAMAGED, Image.DecompressionBombError) as error:
         raise _corrupt(where, error) from error
+    if whole is not None:
+        converted = photos.whole(converted, form.height)
+        _check_size(where, converted, whole.shape[1], whole.shape[0])
+        whole[:] = np.asarray(converted).reshape(whole.shape)
     if form.resize is not None:
         converted = _resized(converted, form)
-    if converted.size != (form.width, form.height):
-        raise IntegrityError(where, f"{converted.size} pixels", f"({form.width}, {form.height})")
+    _check_size(where, converted, form.width, form.height)
     return np.asarray(converted, dtype=np.uint8).reshape(form.height, form.width, form.channels)
 
 
 def resize_all(images: Images, size: int | None, resize: str | None) -> Images:
-    """Bring decoded images [N, H, W, C] to `size`; unchanged when None or equal."""
-    if size is None or images.shape[1:3] == (size, size):
+    """Bring decoded images [N, H, W, C] to `size`; unchanged when None, or equal and the rule is not `photo`."""
+    if size is None or (images.shape[1:3] == (size, size) and resize != "photo"):
         return images
     form = Form(size, size, images.shape[3], resize or "fit-crop")
     flat = images[..., 0] if form.channels == 1 else images
     resized = [np.asarray(_resized(Image.fromarray(image), form)) for image in flat]
     return np.stack(resized).reshape(len(images), size, size, form.channels)
+
+
+def place_arrays(
+    splits: Mapping[str, tuple[Images, Labels]], size: int | None, resize: str | None, allocate: Allocate
+) -> tuple[dict[str, tuple[Images, Labels]], Photos | None]:
+    """What `decode_streams` gives, from images that are arrays of one size already."""
+    whole = None
+    if size is not None and resize == "photo":
+        source = splits["train"][0]
+        whole = photos.room([source.shape[2:0:-1]] * len(source), size, source.shape[3], allocate)
+        for row, image in enumerate(source[..., 0] if source.shape[3] == 1 else source):
+            whole[row][:] = np.asarray(photos.whole(Image.fromarray(image), size)).reshape(whole[row].shape)
+    placed = {}
+    for split, (images, labels) in splits.items():
+        resized = resize_all(images, size, resize)
+        array = allocate(split, resized.shape)
+        array[:] = resized
+        placed[split] = (array, labels)
+    return placed, whole
 
 
 def probe(blob: bytes, where: str) -> Form:
@@ -130,26 +157,43 @@ def probe(blob: bytes, where: str) -> Form:
     return Form(height, width, 1 if mode in GREY_MODES else 3)
 
 
-def _common_form(streams: Mapping[str, Stream], size: int | None, resize: str | None) -> Form:
+def _decode_chunk(chunk: Sequence[tuple[int, Encoded]], form: Form, whole: Photos | None) -> list[Images]:
+    return [to_array(blob, where, form, None if whole is None else whole[row]) for row, (where, blob) in chunk]
+
+
+def _common_form(
+    streams: Mapping[str, Stream], size: int | None, resize: str | None
+) -> tuple[Form, list[tuple[int, int]]]:
+    """The form of all, and (width, height) of each training image where the rule is `photo`."""
     seen: dict[tuple[int, int], str] = {}
+    sides: list[tuple[int, int]] = []
     channels = 1
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for stream in streams.values():
+        for split, stream in streams.items():
             for where, blob in stream.read():
                 form = probe(blob, where)
                 channels = max(channels, form.channels)
                 seen.setdefault((form.width, form.height), where)
+                if split == "train" and resize == "photo":
+                    sides.append((form.width, form.height))
     if size is not None:
-        return Form(size, size, channels, resize or "fit-crop")
+        return Form(size, size, channels, resize or "fit-crop"), sides
     if len(seen) != 1:
         shown = "; ".join(f"{width}x{height} ({where})" for (width, height), where in islice(seen.items(), 3))
         raise RecipeError("data.size", f"images of {len(seen)} sizes: {shown}", "one size", "data: {size: 32, ...}")
     ((width, height),) = seen
-    return Form(height, width, channels)
+    return Form(height, width, channels), sides
+
+
+def _check_size(where: str, image: Image.Image, width: int, height: int) -> None:
+    if image.size != (width, height):
+        raise IntegrityError(where, f"{image.size} pixels", f"({width}, {height})")
 
 
 def _resized(image: Image.Image, form: Form) -> Image.Image:
+    if form.resize == "photo":
+        return photos.square(image, form.height)
     width, height = image.size
     target = (form.width, form.height)
     if image.size == target:

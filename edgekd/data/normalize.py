@@ -19,7 +19,13 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # (mean, std) a channe
 NAMED: dict[str, Statistics] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "cinic10": ((0.4789, 0.4723, 0.4305), (0.2421, 0.2383, 0.2587)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+UNCHANGED: dict[str, tuple[float, float]] = {  # (mean, std) of every channel, for a network that normalises for itself
+    "none": (0.0, 1.0),  # it takes values in [0, 1]
+    "pixels": (0.0, 1 / 255),  # it takes values in [0, 255]
 }
 DECIMALS = 6  # more say nothing about a picture, and rounding keeps data.json readable
 BLOCK = 4096  # images measured at a time
@@ -34,9 +40,15 @@ def resolve(name: str, data_json: Mapping[str, Any], where: str = "teacher.norma
     if name == "dataset":
         own = data_json["normalize"]
         return tuple(own["mean"]), tuple(own["std"])
+    if name in UNCHANGED:
+        mean, std = UNCHANGED[name]
+        return (mean,) * data_json["channels"], (std,) * data_json["channels"]
     if name not in NAMED:
         raise RecipeError(
-            where, f"unknown statistics {name!r}", "dataset, " + ", ".join(NAMED), nearest(name, ["dataset", *NAMED])
+            where,
+            f"unknown statistics {name!r}",
+            "dataset, " + ", ".join([*NAMED, *UNCHANGED]),
+            nearest(name, ["dataset", *NAMED, *UNCHANGED]),
         )
     if len(NAMED[name][0]) != data_json["channels"]:
         raise RecipeError(

@@ -20,7 +20,7 @@ class ImageParquet(DataSource):
     """A folder of Parquet files.
 
     Args:
-        path: The folder, as a name below a data root or absolute.
+        path: The folder, as a name beside the recipe or below a data root, or absolute.
 
     Training images are cropped and never mirrored: whether a mirror image keeps its class only the owner of the data
     knows (`data.augment: [crop4, flip]` adds it).

@@ -16,11 +16,12 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from edgekd.data.base import Images, Labels
+from edgekd.data.base import Images, Labels, Photos
 from edgekd.data.stratify import Rows, stratified
 from edgekd.errors import IntegrityError, RecipeError
 
 DATA_FILE = "data.json"
+PHOTOS_FILE, PHOTOS_INDEX_FILE = "photos_train.npy", "photos_train_index.npy"  # `Photos`, with `data.resize: photo`
 TWINS_FILE = "twins_train.npy"  # int64 rows of train whose image another row of train has too
 TRAIN_STREAM = 1  # the train subset draws from PCG64([seed, 1]): the same val whatever the subset
 
@@ -80,10 +81,12 @@ class RoleArrays:
     Attributes:
         rows: Role (`train`, `val`, `test`) -> int64 rows of its source split, sorted; val is empty when nothing is held out.
         info: The artifact's data.json.
+        photos: With `data.resize: photo`, the images of the train role before they were cut to a square, in its order.
     """
 
     rows: Mapping[str, Rows]
     info: Mapping[str, Any]
+    photos: Photos | None
     _images: Mapping[str, Images]
     _labels: Mapping[str, Labels]
 
@@ -120,7 +123,11 @@ def split(data: HasPath | Path, roles: RoleSizes) -> RoleArrays:
         train = stratified(labels["train"], train, roles.train, generator)
     source = "val" if "val" in labels else "train"
     rows = {"train": train, "val": val, "test": everything["test"]}
-    return RoleArrays(rows, info, {**images, "val": images[source]}, {**labels, "val": labels[source]})
+    photos = None
+    if (info.get("resize") or {}).get("rule") == "photo":
+        whole = Photos(_load(folder / PHOTOS_FILE), np.asarray(_load(folder / PHOTOS_INDEX_FILE)), info["channels"])
+        photos = whole.only(train)
+    return RoleArrays(rows, info, photos, {**images, "val": images[source]}, {**labels, "val": labels[source]})
 
 
 def _held_out(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from edgekd.console import Console
 from edgekd.data.base import Allocate, Decoded, Labels, settle_splits
+from edgekd.data.classnames import check_class_names
 from edgekd.data.images import Encoded, Stream, decode_streams
 from edgekd.errors import IntegrityError, RecipeError
 
@@ -44,8 +46,24 @@ def split_of(file: Path) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Shards:
+    """Parquet files opened but not decoded: class names, and labels and encoded images by split."""
+
+    classes: tuple[str, ...]
+    labels: Mapping[str, Labels]
+    streams: Mapping[str, Stream]
+    rule: str
+
+
 def decode_shards(
-    files: Sequence[Path], size: int | None, resize: str | None, console: Console, allocate: Allocate, where: str
+    files: Sequence[Path],
+    size: int | None,
+    resize: str | None,
+    console: Console,
+    allocate: Allocate,
+    where: str = "data.use",
+    label: str = "label",
 ) -> Decoded:
     """Decode the Parquet files of one data set.
 
@@ -56,29 +74,36 @@ def decode_shards(
         console: As above.
         allocate: As above.
         where: The recipe key to name in errors about the set as a whole.
+        label: The column of the labels.
 
     Raises:
         RecipeError: Splits, columns or class names that do not go together, or a missing shard.
         IntegrityError: A corrupt file, image or label.
     """
+    shards = open_shards(files, where, label)
+    images, photos = decode_streams(shards.streams, size, resize, console, allocate)
+    splits = {split: (images[split], labels) for split, labels in shards.labels.items()}
+    return Decoded(shards.classes, splits, shards.rule, "parquet", photos)
+
+
+def open_shards(files: Sequence[Path], where: str, label: str = "label") -> Shards:
+    """Class names, labels and encoded images of the Parquet files of one data set; see `decode_shards` for arguments and errors."""
     found: dict[str, list[Path]] = {}
     for file in files:
         found.setdefault(split_of(file), []).append(file)
     shards, rule = settle_splits(found, where)
     for group in shards.values():
         _check_complete(group)
-    names = {file: _class_names(file) for group in shards.values() for file in group}
+    names = {file: _class_names(file, label) for group in shards.values() for file in group}
     classes = next(iter(names.values()))
     for file, other in names.items():
         if other != classes:
             raise RecipeError(
                 str(file), f"class names {list(other)[:5]}...", f"{list(classes)[:5]}... as in the others"
             )
-    labels = {split: _labels(group, len(classes)) for split, group in shards.items()}
+    labels = {split: _labels(group, len(classes), label) for split, group in shards.items()}
     streams = {split: Stream(len(labels[split]), partial(_encoded, group)) for split, group in shards.items()}
-    images = decode_streams(streams, size, resize, console, allocate)
-    splits = {split: (images[split], labels[split]) for split in shards}
-    return Decoded(classes, splits, rule, "parquet")
+    return Shards(classes, labels, streams, rule)
 
 
 def _check_complete(group: Sequence[Path]) -> None:
@@ -100,20 +125,21 @@ def _open(file: Path) -> Any:
         raise IntegrityError(str(file), f"corrupt Parquet: {error}", "a Parquet file") from error
 
 
-def _class_names(file: Path) -> tuple[str, ...]:
+def _class_names(file: Path, label: str) -> tuple[str, ...]:
     with _open(file) as table:
         metadata = table.schema_arrow.metadata or {}
     try:
-        names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
-    except (KeyError, TypeError, ValueError) as error:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RecipeError(
             str(file),
             "no class names in the schema metadata",
-            "key `huggingface` with info.features.label.names",
-            "write it with Hugging Face datasets, label as ClassLabel",
+            f"key `huggingface` with info.features.{label}.names",
+            f"write it with Hugging Face datasets, {label} as ClassLabel",
         ) from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < 2:
         raise RecipeError(str(file), f"class names {names!r:.80}", "two or more different names")
+    check_class_names(names, str(file))
     return tuple(names)
 
 
@@ -136,17 +162,18 @@ def _batches(file: Path, column: str) -> Iterator[tuple[int, Any]]:
             first += rows
 
 
-def _labels(group: Sequence[Path], classes: int) -> Labels:
+def _labels(group: Sequence[Path], classes: int, label: str) -> Labels:
     import pyarrow
 
     parts = []
     for file in group:
         with _open(file) as table:
             columns = table.schema_arrow
-        if "label" not in columns.names or not pyarrow.types.is_integer(columns.field("label").type):
-            raise RecipeError(str(file), f"columns {', '.join(columns.names)}", "an integer column `label`")
-        for first, values in _batches(file, "label"):
-            labels = values.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        if label not in columns.names or not pyarrow.types.is_integer(columns.field(label).type):
+            raise RecipeError(str(file), f"columns {', '.join(columns.names)}", f"an integer column `{label}`")
+        for first, values in _batches(file, label):
+            signed = values.cast(pyarrow.int64(), safe=False)  # what does not fit becomes negative
+            labels = signed.fill_null(-1).to_numpy(zero_copy_only=False)
             wrong = np.flatnonzero((labels < 0) | (labels >= classes))
             if len(wrong):
                 place = f"{file}, row {first + int(wrong[0])}"

@@ -24,18 +24,25 @@ def data_facts(folders: Mapping[str, Folder]) -> DataFacts | None:
         splits={str(name): int(n) for name, n in (data.get("splits") or {}).items()},
         split_rule=str(data.get("split_rule", "")),
         duplicates=", ".join(f"{key} {value}" for key, value in (data.get("duplicates") or {}).items()),
+        skipped=int(data.get("skipped", 0)),
         roles=tuple(_roles(folders)),
     )
 
 
 def _roles(folders: Mapping[str, Folder]) -> Iterator[tuple[str, str]]:
-    fitted = next((folders[name] for name in ("student", "teacher") if name in folders), None)
-    roles = (fitted.params.get("roles") or {}) if fitted is not None else {}
+    names = ("student", "teacher", *(name for name in folders if name.startswith(("graph", "quantized"))))
+    first = next((folders[name] for name in names if name in folders), None)
+    roles = (first.params.get("roles") or {}) if first is not None else {}
+    fitted = first is not None and first.params.get("fit") is not None
     if roles.get("train") is not None:
         yield "train used", f"{roles['train']:,} images, a stratified subset"
     if "val" in roles:
-        held = f"{roles['val']:,} images" if roles["val"] else "none: the last epoch is kept, test decides nothing"
+        none = "none: the last epoch is kept, test decides nothing" if fitted else "none"
+        held = f"{roles['val']:,} images" if roles["val"] else none
         yield "val held out of train", held
+    weighted = [name for name, folder in folders.items() if (folder.params.get("fit") or {}).get("class_weights")]
+    if weighted:
+        yield "class weights", f"balanced, in the loss of {' and '.join(weighted)}"
     for name, folder in folders.items():
         images = folder.metrics.get("calibration_images")
         if images is not None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,11 +12,13 @@ import numpy as np
 from edgekd import registry
 from edgekd.artifact import Artifact
 from edgekd.data import normalize
-from edgekd.data.base import SPLITS, DataSource, Decoded, Images, Labels, check_augment, check_resize
-from edgekd.data.roles import DATA_FILE, TWINS_FILE
+from edgekd.data.base import SPLITS, DataSource, Decoded, Images, Labels, Photos, check_augment, check_resize
+from edgekd.data.photos import PHOTOS
+from edgekd.data.roles import DATA_FILE, PHOTOS_FILE, PHOTOS_INDEX_FILE, TWINS_FILE
 from edgekd.data.stratify import Hashes, content_hashes, twins
-from edgekd.errors import IntegrityError, RecipeError, StageFailed
+from edgekd.errors import IntegrityError, RecipeError
 from edgekd.params import DataParams
+from edgekd.stages import reserved
 from edgekd.stages.base import RunContext, StageResult
 
 VERSION = 1
@@ -26,7 +26,6 @@ VERSION = 1
 # An image in two splits is taken from the one named first.
 GIVES_WAY = ("train", "val", "test")
 BLOCK = 1024  # images copied at a time
-RESERVE_BYTES = 1 << 24  # written at a time where the system cannot reserve space itself
 
 
 def locate(params: DataParams, roots: Sequence[Path]) -> DataParams:
@@ -64,7 +63,7 @@ def run(params: DataParams, inputs: Mapping[str, Artifact], out: Path, context: 
     _check_sources(params, located.sources)
 
     def allocate(split: str, shape: tuple[int, ...]) -> Images:
-        return _create(out / f"images_{split}.npy", shape)
+        return reserved.create(out / (PHOTOS_FILE if split == PHOTOS else f"images_{split}.npy"), shape, np.uint8)
 
     decoded = source.decode(located, params.size, params.resize, context.console, allocate)
     hashes = {split: content_hashes(images) for split, (images, _) in decoded.splits.items()}
@@ -76,7 +75,10 @@ def run(params: DataParams, inputs: Mapping[str, Artifact], out: Path, context: 
     for split, (images, labels) in splits.items():
         np.save(out / f"labels_{split}.npy", labels)
         cast("np.memmap[Any, Any]", images).flush()
+    photo_files = () if decoded.photos is None else _keep_photos(decoded.photos, dropped, out)
     info = _describe(params, source, located.name, decoded, splits)
+    if located.skipped:
+        info["skipped"] = located.skipped
     info["duplicates"] = {
         "rule": params.duplicates,
         "dropped": sum(len(rows) for rows in dropped.values()),
@@ -85,7 +87,7 @@ def run(params: DataParams, inputs: Mapping[str, Artifact], out: Path, context: 
     }
     (out / DATA_FILE).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     arrays = [f"{kind}_{split}.npy" for split in splits for kind in ("images", "labels")]
-    return StageResult(_metrics(info), (DATA_FILE, *arrays, TWINS_FILE))
+    return StageResult(_metrics(info), (DATA_FILE, *arrays, *photo_files, TWINS_FILE))
 
 
 def _source(params: DataParams) -> DataSource:
@@ -97,30 +99,6 @@ def _check_sources(params: DataParams, found: str) -> None:
         raise IntegrityError(
             "data", "the source files changed during the run", "the files found at its start", "run again"
         )
-
-
-def _create(path: Path, shape: tuple[int, ...]) -> Images:
-    """A memory-mapped array whose disk space is taken at once: a full disk under a sparse map kills the process (SIGBUS)."""
-    try:
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-        with path.open("r+b") as file:
-            _reserve(file.fileno(), path.stat().st_size)
-    except OSError as error:
-        found = f"cannot write {math.prod(shape) / 2**20:.0f} MiB ({error.strerror})"
-        raise StageFailed(
-            str(path), found, "space and the right to write", "EDGEKD_WORKSPACE on another disk"
-        ) from error
-    return array
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-        return
-    start = os.fstat(descriptor).st_blksize  # behind the header; the file holds zeros alone there
-    os.lseek(descriptor, start, os.SEEK_SET)
-    for done in range(start, size, RESERVE_BYTES):
-        os.write(descriptor, bytes(min(RESERVE_BYTES, size - done)))
 
 
 def _duplicates(hashes: Mapping[str, Hashes], rule: str) -> tuple[dict[str, Any], int]:
@@ -164,12 +142,19 @@ def _without(decoded: Decoded, dropped: Mapping[str, Any], out: Path) -> dict[st
         if not len(kept):
             raise RecipeError("data.duplicates", f"every image of {split} is in another split too", "images of its own")
         path, partial = out / f"images_{split}.npy", out / f"images_{split}.partial.npy"
-        fewer = _create(partial, (len(kept), *images.shape[1:]))
+        fewer = reserved.create(partial, (len(kept), *images.shape[1:]), np.uint8)
         for start in range(0, len(kept), BLOCK):
             fewer[start : start + BLOCK] = images[kept[start : start + BLOCK]]
         partial.replace(path)
         splits[split] = (fewer, labels[kept])
     return splits
+
+
+def _keep_photos(photos: Photos, dropped: Mapping[str, Any], out: Path) -> tuple[str, str]:
+    """Write which photos stay in train; a dropped one keeps its bytes in the store, and no row leads to them."""
+    cast("np.memmap[Any, Any]", photos.pixels).flush()
+    np.save(out / PHOTOS_INDEX_FILE, np.delete(photos.index, dropped.get("train", []), axis=0))
+    return PHOTOS_FILE, PHOTOS_INDEX_FILE
 
 
 def _check_classes(labels: Labels, classes: Sequence[str]) -> None:

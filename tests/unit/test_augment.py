@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from edgekd.augment import augment
+from edgekd.augment import Drawn, apply, augment, draw
 from edgekd.errors import RecipeError
 
 
@@ -79,10 +79,29 @@ def test_a_sliced_batch_is_read_right() -> None:
     )
 
 
-@pytest.mark.parametrize("spec", [("crop0",), ("mirror",), ("flip", "flip"), ("crop2", "crop4")])
+@pytest.mark.parametrize("spec", [("crop0",), ("mirror",), ("flip", "flip"), ("crop2", "crop4"), ("crop2", "rrc")])
 def test_unknown_tokens(spec: tuple[str, ...]) -> None:
     with pytest.raises(RecipeError, match=r"data\.augment"):
         augment(batch(), spec, seeded())
+
+
+@pytest.mark.parametrize("spec", [("crop2", "flip"), ("crop2",), ("flip",), ("rrc", "flip"), ()])
+def test_some_of_what_was_drawn_makes_those_views_again(spec: tuple[str, ...]) -> None:
+    images, index = batch(), torch.tensor([5, 0, 63, 5])
+    whole, drawn = augment(images, spec, seeded()), draw(spec, 64, (8, 8), seeded())
+    assert torch.equal(apply(images[index], drawn[index]), whole[index])
+    assert torch.equal(apply(images[3:7], drawn[3:7]), whole[3:7])
+    again = Drawn(spec, **drawn.tensors)  # as from a file
+    assert torch.equal(apply(images, again), whole)
+    assert len(drawn.tensors) == len(spec)
+    assert all(len(values) == 64 for values in drawn.tensors.values())
+
+
+def test_the_numbers_are_drawn_in_the_order_that_results_were_recorded_with() -> None:
+    drawn, plain = draw(("crop4", "flip"), 16, (8, 8), seeded(3)), seeded(3)
+    assert drawn.mirrored is not None and drawn.offsets is not None
+    assert torch.equal(drawn.mirrored.int(), torch.randint(2, (16, 1), generator=plain, dtype=torch.int32)[:, 0])
+    assert torch.equal(drawn.offsets.T, torch.randint(9, (2, 16, 1), generator=plain, dtype=torch.int32)[:, :, 0])
 
 
 @pytest.mark.gpu

@@ -35,15 +35,20 @@ def write_parquet(
     labels: Sequence[int | None],
     classes: Sequence[str] | None = ("cat", "dog"),
     column: str = "img",
+    label: str = "label",
 ) -> Path:
-    """A Parquet file as Hugging Face writes it, 3 rows a row group."""
+    """A Parquet file as Hugging Face writes it, 3 rows a row group; beside `label` a column that must not be read."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     cells = pa.array([{"bytes": blob, "path": "train/cat/never_read.png"} for blob in blobs], kind)
-    feature = {"label": {"names": list(classes or ()), "_type": "ClassLabel"}}
+    feature = {
+        label: {"names": list(classes or ()), "_type": "ClassLabel"},
+        "coarse_label": {"names": ["never", "read"], "_type": "ClassLabel"},
+    }
     metadata = {"huggingface": json.dumps({"info": {"features": feature}})} if classes is not None else {}
-    schema = pa.schema([(column, kind), ("label", pa.int64())], metadata=metadata)
+    schema = pa.schema([(column, kind), (label, pa.int64()), ("coarse_label", pa.int64())], metadata=metadata)
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table([cells, pa.array(labels, pa.int64())], schema=schema), file, row_group_size=3)
+    columns = [cells, pa.array(labels, pa.int64()), pa.array([0] * len(labels), pa.int64())]
+    pq.write_table(pa.table(columns, schema=schema), file, row_group_size=3)
     return file
 
 

@@ -68,7 +68,7 @@ def test_both_layouts_with_different_content_are_refused(tmp_path: Path, what: s
         other = other[[1, 0, *range(2, 10)]]
     names = ("cat", "bird") if what == "class name" else ("cat", "dog")
     write_batches(tmp_path / "cifar-10-batches-py", other, TEST, names)
-    with pytest.raises(RecipeError, match="two different CIFAR-10"):
+    with pytest.raises(RecipeError, match="two different cifar10"):
         decode(tmp_path)
 
 

@@ -17,7 +17,7 @@ from edgekd.data import normalize
 from edgekd.data.roles import split
 from edgekd.errors import IntegrityError, RecipeError, StageFailed
 from edgekd.params import DataParams, Roles
-from edgekd.stages import data
+from edgekd.stages import data, reserved
 from edgekd.stages.base import RunContext, StageResult
 
 Run = Callable[..., tuple[Path, StageResult]]
@@ -134,7 +134,7 @@ def test_no_space_is_a_failed_stage_and_not_a_dead_process(
     def full(descriptor: int, size: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(data, "_reserve", full)
+    monkeypatch.setattr(reserved, "_reserve", full)
     parquet_folder(tmp_path / "pets", noise(3), noise(2, seed=1))
     with pytest.raises(StageFailed, match=r"images_train\.npy.*No space left"):
         run(PETS)

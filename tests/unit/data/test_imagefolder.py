@@ -7,7 +7,7 @@ import pytest
 from made_up import Array, encode, noise
 
 from edgekd.console import Console
-from edgekd.data.base import Decoded
+from edgekd.data.base import Decoded, Located
 from edgekd.data.imagefolder import ImageFolder
 from edgekd.errors import IntegrityError, RecipeError
 
@@ -109,3 +109,54 @@ def test_one_class_is_none(tmp_path: Path) -> None:
     write(tmp_path / "cat", noise(3))
     with pytest.raises(RecipeError, match="two or more class folders"):
         decode(tmp_path)
+
+
+def photos(folder: Path) -> Path:
+    """Two classes with three sound photos each, and a broken one, a note and a spreadsheet in the first."""
+    for name in ("a", "b"):
+        write(folder / name, noise(3, seed=ord(name)))
+    (folder / "a" / "broken.png").write_bytes(b"")
+    (folder / "a" / "note.TXT").write_text("x")
+    (folder / "a" / "more").mkdir()
+    (folder / "a" / "more" / "table.csv").write_text("x")
+    return folder
+
+
+def skipping(folder: Path, *skip: str) -> tuple[Located, Decoded]:
+    source = ImageFolder(str(folder), list(skip))
+    located = source.locate([])
+    return located, source.decode(located, None, None, Console(quiet=True))
+
+
+def test_files_are_left_out_by_name_and_by_ending(tmp_path: Path) -> None:
+    folder = photos(tmp_path)
+    located, data = skipping(folder, "*.txt", "a/broken.png", "a/more/table.csv", "b/000.png")
+    assert located.skipped == 4
+    assert {file.name for file in located.files} == {"000.png", "001.png", "002.png"} and len(located.files) == 5
+    assert sum(len(labels) for _, labels in data.splits.values()) == 5
+    for name in ("a/broken.png", "a/note.TXT", "a/more/table.csv", "b/000.png"):
+        (folder / name).unlink()
+    assert skipping(folder)[0].sources == located.sources  # what is left out does not count
+
+
+@pytest.mark.parametrize("gone", ["a/none.png", "*.pdf", "../x.png", "a", "/etc/hosts", "", "*", "a/*.png"])
+def test_a_name_that_no_file_has_is_an_error(tmp_path: Path, gone: str) -> None:
+    folder = photos(tmp_path)
+    with pytest.raises(RecipeError) as caught:
+        skipping(folder, "a/broken.png", "*.txt", "*.csv", gone)
+    assert caught.value.where == "data.skip" and repr(gone) in caught.value.found
+    assert "edgekd init" in caught.value.hint
+
+
+def test_what_is_not_left_out_stays_an_error_that_says_how(tmp_path: Path) -> None:
+    folder = photos(tmp_path)
+    with pytest.raises(IntegrityError, match=r"a/broken\.png") as broken:
+        skipping(folder, "*.txt", "*.csv")
+    with pytest.raises(RecipeError, match=r"table\.csv: not a kind of image") as stranger:
+        skipping(folder, "a/broken.png", "*.txt")
+    assert all("edgekd init --data" in caught.value.hint for caught in (broken, stranger))
+
+
+def test_a_class_of_which_nothing_is_left_is_none(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="b: a class without images"):
+        skipping(photos(tmp_path), "*.txt", "*.csv", "a/broken.png", *(f"b/{row:03}.png" for row in range(3)))

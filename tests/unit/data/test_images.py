@@ -15,7 +15,7 @@ from edgekd.errors import IntegrityError, RecipeError
 
 def decode(blobs: list[bytes], size: int | None = None, resize: str | None = None) -> Images:
     stream = Stream(len(blobs), lambda: ((f"file, row {row}", blob) for row, blob in enumerate(blobs)))
-    return decode_streams({"train": stream}, size, resize, Console(quiet=True), in_memory)["train"]
+    return decode_streams({"train": stream}, size, resize, Console(quiet=True), in_memory)[0]["train"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

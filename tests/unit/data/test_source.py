@@ -12,7 +12,7 @@ from edgekd.errors import IntegrityError, RecipeError
 
 def test_every_kind_of_data_set_is_found_and_owns_valid_defaults(tmp_path: Path) -> None:
     names = set(registry.plugins("data"))
-    assert names == {"cifar10", "digits", "imagefolder", "parquet"}
+    assert names == {"cifar10", "cifar100", "cinic10", "digits", "imagefolder", "parquet", "svhn"}
     for name in names:
         arguments = {argument.name: "x" for argument in registry.find("data", name).arguments}
         source = registry.construct("data", name, arguments)
@@ -70,15 +70,34 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         locate_files("n", tmp_path, [tmp_path / "gone"], "x")
 
 
-@pytest.mark.parametrize("tokens", [("crop0",), ("crop",), ("Flip",), ("crop4", "crop2"), ("rotate",), ("crop4;",)])
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ("crop0",),
+        ("crop",),
+        ("Flip",),
+        ("crop4", "crop2"),
+        ("rotate",),
+        ("crop4;",),
+        ("rrc4",),
+        ("rrc", "rrc"),
+        ("rrc", "crop4"),
+    ],
+)
 def test_wrong_augmentations(tokens: tuple[str, ...]) -> None:
     with pytest.raises(RecipeError):
         check_augment(tokens)
 
 
+@pytest.mark.parametrize("tokens", [(), ("crop4",), ("rrc",), ("flip", "rrc"), ("crop4", "flip")])
+def test_right_augmentations(tokens: tuple[str, ...]) -> None:
+    check_augment(tokens)
+
+
 def test_resize_rules() -> None:
     check_resize(None, None)
     check_resize(32, "squash")
+    check_resize(32, "photo")
     for size, rule in ((0, None), (32, "stretch"), (None, "squash")):
         with pytest.raises(RecipeError, match=r"data\.(size|resize)"):
             check_resize(size, rule)
