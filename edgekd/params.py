@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgekd.recipe import Fit
 
@@ -42,19 +42,44 @@ class TeacherParams(Params):
     fit: Fit | None = None
     checkpoint: str | None = None  # file name, for people
     checkpoint_sha256: str | None = None
+    weights: str | None = Field(default=None, exclude_if=lambda weights: weights is None)  # what `fit` starts from
+    weights_sha256: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
     normalize: str = "dataset"
     expect_top1: float | None = None
     trained_on: Literal["train", "train+val"] = "train"
+    role: Literal["teacher", "student"] = Field(default="teacher", exclude_if=lambda role: role == "teacher")  # the step's name
     augment: tuple[str, ...] | None = None  # None: the data set's own
     roles: Roles
     seed: int
 
 
+class ViewsParams(Params):
+    """Stage `views`: the teacher's answers to fixed views of the training images. No method and none of its weights is in
+    it, so that methods which read the same taps share them.
+    """
+
+    views: int  # of each image
+    taps: Literal["block", "stage"] | None = None  # None: logits alone
+    reductions: tuple[str, ...] = ()
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # these three as the student is fitted
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: Literal["auto"] | bool = "auto"
+    augment: tuple[str, ...] | None = None  # None: the data set's own
+    roles: Roles
+    seed: int
+
+    @property
+    def fit(self) -> Fit:
+        """As a fit whose every epoch is one view."""
+        return Fit(epochs=self.views, device=self.device, precision=self.precision, compile=self.compile)  # type: ignore[call-arg]
+
+
 class DistillParams(Params):
-    """Which method, its constructor's arguments, and tap overrides."""
+    """Which method, its constructor's arguments, and how many fixed views (None: the teacher looks on live)."""
 
     use: str
     args: dict[str, Any] = {}
+    cached_views: int | None = Field(None, exclude_if=lambda value: value is None)
 
 
 class StudentParams(Params):
@@ -73,6 +98,21 @@ class GraphParams(Params):
     """Stage `graph`: student -> canonical fp32 ONNX, dynamic batch, parity-checked."""
 
     opset: int = 18
+    simplify: Literal["onnxsim", "none"] = "onnxsim"
+    golden: int = 16
+    roles: Roles
+
+
+class AdoptParams(Params):
+    """Stage `adopt`: an ONNX file from elsewhere as the graph, or as the graph of one scheme when it is quantized."""
+
+    onnx: str  # where it was found; its bytes are in the key, its name is not
+    onnx_sha256: str | None = None
+    scheme: str = "none"
+    normalize: str | None = None  # None: as the file itself says
+    expect_top1: float | None = None
+    trained_on: Literal["train", "train+val"] = "train"
+    opset: int = 18  # the least; a file of a later one stays as it is
     simplify: Literal["onnxsim", "none"] = "onnxsim"
     golden: int = 16
     roles: Roles

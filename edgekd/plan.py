@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgekd import profiles, registry
 from edgekd.errors import RecipeError, nearest
 from edgekd.params import (
+    AdoptParams,
     BenchParams,
     DataParams,
     DistillParams,
@@ -18,8 +19,10 @@ from edgekd.params import (
     Roles,
     StudentParams,
     TeacherParams,
+    ViewsParams,
 )
-from edgekd.recipe import Recipe
+from edgekd.recipe import Distill, Fit, Recipe
+from edgekd.validation import check, needs_teacher, reachable, resolve_targets
 
 GOALS = ("data", "teacher", "student", "graph", "quantized", "export", "bench")
 
@@ -42,6 +45,11 @@ class Step:
     inputs: dict[str, str]
     plugin: tuple[str, str] | None = None
 
+    @property
+    def kind(self) -> str:
+        """Its place in the chain, as in GOALS."""
+        return self.name.partition("/")[0]
+
 
 def plan(recipe: Recipe, *, until: str = "bench", targets: Sequence[str] | None = None) -> list[Step]:
     """The steps of a recipe, upstream first, up to a goal.
@@ -57,82 +65,19 @@ def plan(recipe: Recipe, *, until: str = "bench", targets: Sequence[str] | None 
     check(recipe)
     names = resolve_targets(targets if targets is not None else recipe.export, "--format" if targets else "export")
     steps = [_data(recipe)]
-    needs_teacher = registry.find("distillers", recipe.distill.use).attributes.get("needs_teacher", True)
-    if needs_teacher or until == "teacher":
+    if until == "teacher" or (recipe.distill is not None and needs_teacher(recipe.distill)):
         steps.append(_teacher(recipe))
     if until not in ("data", "teacher"):
-        steps.append(_student(recipe, needs_teacher))
-    if until in ("graph", "quantized", "export", "bench"):
-        steps.append(Step("graph", "graph", GraphParams(roles=_roles(recipe)), {"data": "data", "student": "student"}))
+        steps += _beginning(recipe, until)
     if until in ("quantized", "export", "bench"):
-        chosen = [profiles.target(name) for name in names]
+        chosen = reachable(recipe, [profiles.target(name) for name in names], targets is not None)
         schemes = sorted({target.scheme for target in chosen} - {"none"}) or (["u8s8"] if until == "quantized" else [])
-        steps += [_quantize(recipe, scheme) for scheme in schemes]
+        steps += [_quantize(recipe, scheme) for scheme in schemes if recipe.student.scheme is None]
         if until != "quantized":
             steps += [_export(target) for target in chosen]
         if until == "bench":
             steps += [_bench(recipe, target) for target in chosen]
     return steps[:1] if until == "data" else steps
-
-
-def check(recipe: Recipe) -> None:
-    """The static part of validation: every name and argument, without importing a plugin or building a network.
-
-    Raises:
-        RecipeError: See `plan`.
-    """
-    from edgekd.data.base import check_augment
-
-    registry.check("data", recipe.data.use, recipe.data.args, "data")
-    if recipe.data.augment is not None:
-        check_augment(tuple(recipe.data.augment))
-    plugin = registry.find("distillers", recipe.distill.use, "distill.use")
-    registry.check("distillers", recipe.distill.use, recipe.distill.args, "distill")
-    registry.check("quantizers", recipe.quantize.use, recipe.quantize.args, "quantize")
-    if plugin.attributes.get("needs_teacher", True) and recipe.teacher is None:
-        raise RecipeError(
-            "teacher",
-            f"is missing, and distill.use: {plugin.name} needs one",
-            "a teacher section",
-            "distill: {use: ce}",
-        )
-    if recipe.teacher is not None:
-        _check_normalize(recipe.teacher.normalize)
-    resolve_targets(recipe.export, "export")
-    device = profiles.device(recipe.bench.device)
-    if recipe.bench.runtime not in device.runtimes:
-        raise RecipeError(
-            "bench.runtime",
-            f"{recipe.bench.runtime!r} is no runtime of device {device.name}",
-            ", ".join(device.runtimes),
-        )
-
-
-def resolve_targets(names: Sequence[str], where: str) -> list[str]:
-    """Names of shipped targets and paths of a user's own, in the order given, each once; the profiles are checked.
-
-    Raises:
-        RecipeError: No such target, exporter or argument of it; two files with one target's name.
-    """
-    found: dict[str, str] = {}
-    for name in names:
-        target = profiles.target(name, where)
-        registry.find("exporters", target.exporter, f"target {target.name}: exporter")
-        registry.check("exporters", target.exporter, target.args, f"target {target.name}: args")
-        if found.setdefault(target.name, name) != name:
-            raise RecipeError(
-                where,
-                f"{found[target.name]} and {name} are both target {target.name}",
-                "another `name:` in one of them",
-            )
-    return list(found.values())
-
-
-def _check_normalize(name: str) -> None:
-    from edgekd.data.normalize import NAMED
-
-    if name != "dataset" and name not in NAMED:
-        raise RecipeError("teacher.normalize", f"unknown name {name!r}", nearest(name, ["dataset", *NAMED]))
 
 
 def _roles(recipe: Recipe) -> Roles:
@@ -166,6 +111,7 @@ def _teacher(recipe: Recipe) -> Step:
         model=teacher.model,
         fit=teacher.fit,
         checkpoint=teacher.checkpoint,
+        weights=teacher.weights,
         normalize=teacher.normalize,
         expect_top1=teacher.expect_top1,
         trained_on=teacher.trained_on,
@@ -176,20 +122,88 @@ def _teacher(recipe: Recipe) -> Step:
     return Step("teacher", "train", params, {"data": "data"}, ("distillers", "ce"))
 
 
-def _student(recipe: Recipe, needs_teacher: bool) -> Step:
-    params = StudentParams(
-        model=recipe.student.model,
-        fit=recipe.student.fit,
-        distill=DistillParams(
-            use=recipe.distill.use,
-            args=registry.check("distillers", recipe.distill.use, recipe.distill.args, "distill"),
-        ),
+def _views(recipe: Recipe, distill: Distill, fit: Fit, views: int) -> Step:
+    reductions = tuple(registry.find("distillers", distill.use).attributes["cached"])
+    params = ViewsParams(
+        views=views,
+        taps=registry.filled("distillers", distill.use, distill.args)["taps"] if reductions else None,
+        reductions=reductions,
+        device=fit.device,
+        precision=fit.precision,
+        compile=fit.compile,
         augment=_augment(recipe),
         roles=_roles(recipe),
         seed=recipe.seed,
     )
-    inputs = {"data": "data", "teacher": "teacher"} if needs_teacher else {"data": "data"}
-    return Step("student", "distill", params, inputs, ("distillers", recipe.distill.use))
+    return Step("views", "views", params, {"data": "data", "teacher": "teacher"})
+
+
+def _beginning(recipe: Recipe, until: str) -> list[Step]:
+    """The steps from the student, or from what is imported in its place, to the float graph as far as it is wanted."""
+    if recipe.student.onnx is not None:
+        return [_adopted(recipe, recipe.student.onnx, until)]
+    steps = [_student_imported(recipe)] if recipe.student.imported else _student_fitted(recipe)
+    if until != "student":
+        steps.append(Step("graph", "graph", GraphParams(roles=_roles(recipe)), {"data": "data", "student": "student"}))
+    return steps
+
+
+def _adopted(recipe: Recipe, file: str, until: str) -> Step:
+    """The ONNX file in place of the graph, or of its quantized form."""
+    student = recipe.student
+    if until == "student":
+        raise RecipeError("student.onnx", "an ONNX file: there is nothing to distil", "a network", "edgekd quantize")
+    if until in ("graph", "quantized") and student.scheme is not None:
+        found = f"the file is quantized already (student.scheme: {student.scheme})"
+        raise RecipeError("student.onnx", found, "a float32 file", "edgekd bench, or edgekd export")
+    params = AdoptParams(
+        onnx=file,
+        scheme=student.scheme or "none",
+        normalize=student.normalize,
+        expect_top1=student.expect_top1,
+        trained_on=student.trained_on or "train",
+        roles=_roles(recipe),
+    )
+    return Step(f"quantized/{student.scheme}" if student.scheme else "graph", "adopt", params, {"data": "data"})
+
+
+def _student_imported(recipe: Recipe) -> Step:
+    student = recipe.student
+    assert student.model is not None  # checked with the recipe
+    params = TeacherParams(
+        model=student.model,
+        checkpoint=student.checkpoint,
+        normalize=student.normalize or "dataset",
+        expect_top1=student.expect_top1,
+        trained_on=student.trained_on or "train",
+        role="student",
+        roles=_roles(recipe),
+        seed=recipe.seed,
+    )
+    return Step("student", "train", params, {"data": "data"})
+
+
+def _student_fitted(recipe: Recipe) -> list[Step]:
+    student, distill = recipe.student, recipe.distill
+    assert student.model is not None and student.fit is not None and distill is not None  # checked with the recipe
+    views = [] if distill.cached_views is None else [_views(recipe, distill, student.fit, distill.cached_views)]
+    params = StudentParams(
+        model=student.model,
+        fit=student.fit,
+        distill=DistillParams(
+            use=distill.use,
+            args=registry.check("distillers", distill.use, distill.args, "distill"),
+            cached_views=distill.cached_views,
+        ),
+        normalize=student.normalize or "dataset",
+        augment=_augment(recipe),
+        roles=_roles(recipe),
+        seed=recipe.seed,
+    )
+    inputs = {"data": "data", "teacher": "teacher"} if needs_teacher(distill) else {"data": "data"}
+    if views:
+        inputs["views"] = "views"
+    return [*views, Step("student", "distill", params, inputs, ("distillers", distill.use))]
 
 
 def _quantize(recipe: Recipe, scheme: str) -> Step:

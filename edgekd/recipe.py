@@ -13,18 +13,25 @@ from edgekd import yamlsource
 from edgekd.errors import RecipeError, nearest
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+MAX_TARGETS = 64  # more than there are kinds of boards
+SHOWN = 80  # characters of a wrong value in an error
+
+
+def _absent(value: object) -> bool:
+    """Whether a key is left out of dumps: recipes and keys without it are those from before it was known."""
+    return value is None
 
 
 class Section(BaseModel):
     """Base of every recipe section: frozen, unknown keys forbidden, no value of another type taken silently."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class PluginSection(Section):
     """A section with `use: <plugin>`; the plugin's own arguments stand beside it and are checked against its signature."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
     use: str
 
@@ -40,8 +47,10 @@ class Data(PluginSection):
     val: int = Field(0, ge=0, description="images held out of train; 0 = protocol of the papers")
     train: int | None = Field(None, ge=2, description="use only so many training images")
     size: int | None = Field(None, ge=4, le=1024, description="side of the square that images are resized to")
-    resize: Literal["fit-crop", "squash"] | None = None
-    augment: list[str] | None = Field(None, description="crop<k> and flip; the data set's own by default")
+    resize: Literal["fit-crop", "squash", "photo"] | None = Field(
+        None, description="photo: shorter side to 8/7 of size, then the centre; whole photos are kept for rrc"
+    )
+    augment: list[str] | None = Field(None, description="crop<k> or rrc, and flip; the data set's own by default")
     duplicates: Literal["error", "drop_train"] = Field("error", description="exact duplicates across train and test")
 
 
@@ -59,6 +68,9 @@ class Fit(Section):
     warmup: float = Field(0, ge=0, description="epochs of linear warm-up")
     weight_decay: float = Field(5e-4, ge=0)
     label_smoothing: float = Field(0, ge=0, lt=1)
+    class_weights: Literal["balanced"] | None = Field(
+        None, exclude_if=_absent, description="balanced: labels of rare classes weigh more in the loss"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto: cuda where torch can use it, else cpu; mps only when named"
     )
@@ -73,26 +85,80 @@ class Teacher(Section):
     model: str
     fit: Fit | None = None
     checkpoint: str | None = Field(None, description="as given, beside the recipe, or under the data root")
+    weights: str | None = Field(
+        None,
+        exclude_if=_absent,
+        description="what `fit` starts from: a file, or the name of published weights that are on this machine",
+    )
     normalize: str = Field("dataset", description="dataset, or the statistics that the checkpoint was trained with")
     expect_top1: float | None = Field(None, ge=0, le=100, description="percent that an exact import must reproduce")
     trained_on: Literal["train", "train+val"] = "train"
 
     @model_validator(mode="after")
     def _one_origin(self) -> Teacher:
+        if self.weights is not None and (self.fit is None or self.checkpoint is not None):
+            raise ValueError("`weights` beside `fit`, which starts from them, and no `checkpoint`")
         if (self.fit is None) == (self.checkpoint is None):
             raise ValueError("either `fit` (train it here) or `checkpoint` (import it)")
         return self
 
 
-class Student(Section):
-    """The network to ship."""
+def _unless_imported(student: dict[str, Any]) -> Fit | None:
+    """The fit of a student that names none; an imported one has none."""
+    return None if student.get("checkpoint") or student.get("onnx") else Fit()  # type: ignore[call-arg]
 
-    model: str
-    fit: Fit = Fit()  # type: ignore[call-arg]
+
+class Student(Section):
+    """The network to ship: fitted here, or imported as the checkpoint of a network or as an ONNX file."""
+
+    model: str | None = Field(None, exclude_if=_absent)
+    checkpoint: str | None = Field(
+        None, exclude_if=_absent, description="as given, beside the recipe, or under the data root"
+    )
+    onnx: str | None = Field(None, exclude_if=_absent, description="ONNX file; looked up like a checkpoint")
+    scheme: str | None = Field(
+        None, exclude_if=_absent, description="of an ONNX file that is quantized: the targets' scheme that it stands for"
+    )
+    normalize: str | None = Field(
+        None,
+        exclude_if=_absent,
+        description="statistics of the network's input: dataset, a name, none (pixels / 255) or pixels (0 to 255)",
+    )
+    expect_top1: float | None = Field(
+        None, ge=0, le=100, exclude_if=_absent, description="percent that an exact import must reproduce"
+    )
+    trained_on: Literal["train", "train+val"] | None = Field(None, exclude_if=_absent)
+    fit: Fit | None = Field(default_factory=_unless_imported, exclude_if=_absent)
+
+    @property
+    def imported(self) -> bool:
+        """Not fitted here."""
+        return self.checkpoint is not None or self.onnx is not None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Student:
+        if (self.fit is not None) + (self.checkpoint is not None) + (self.onnx is not None) != 1:
+            raise ValueError("one of `fit` (train it here), `checkpoint` and `onnx` (import it)")
+        if self.model is None and self.onnx is None:
+            raise ValueError("`model`: a network's name")
+        if self.model is not None and self.onnx is not None:
+            raise ValueError("no `model` beside `onnx`: the file is the network")
+        if self.scheme is not None and self.onnx is None:
+            raise ValueError("`scheme` beside an `onnx` file alone")
+        if not self.imported and (self.expect_top1 is not None or self.trained_on is not None):
+            raise ValueError("`expect_top1` and `trained_on` beside `checkpoint` or `onnx` alone")
+        return self
 
 
 class Distill(PluginSection):
     """The distillation method; `use: ce` needs no teacher."""
+
+    cached_views: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda value: value is None,
+        description="fixed augmented views of each image; the teacher answers each once, before training",
+    )
 
 
 class Quantize(PluginSection):
@@ -119,12 +185,17 @@ class Recipe(Section):
     data: Data
     teacher: Teacher | None = None
     student: Student
-    distill: Distill
+    distill: Distill | None = Field(None, exclude_if=_absent, description="left out where the student is imported")
     quantize: Quantize = Quantize()  # type: ignore[call-arg]
-    export: list[str] = Field(["onnx", "onnx-int8"], min_length=1)
+    export: list[str] = Field(["onnx", "onnx-int8"], min_length=1, max_length=MAX_TARGETS)
     bench: Bench = Bench()  # type: ignore[call-arg]
 
     _source: yamlsource.Source | None = PrivateAttr(None)
+
+    def written_at(self, path: yamlsource.KeyPath, where: str) -> None:
+        """Errors about a key shall name this place: what the user typed."""
+        if self._source is not None:
+            self._source.places[path] = where
 
     @contextmanager
     def placed(self) -> Iterator[None]:
@@ -138,6 +209,7 @@ class Recipe(Section):
             raise
 
 
+_ORIGINS = ("student.checkpoint", "student.onnx")  # an override that imports the student instead of fitting it
 _PLUGIN_SECTIONS: dict[str, type[PluginSection]] = {"data": Data, "distill": Distill, "quantize": Quantize}
 
 
@@ -176,8 +248,8 @@ def from_dict(data: Mapping[str, Any], name: str, overrides: Sequence[str] = ())
 
 
 def _override_all(source: yamlsource.Source, overrides: Sequence[str]) -> None:
-    """Overrides in the order given, but a change of plugin first: the arguments set beside it are the new one's."""
-    for text in sorted(overrides, key=lambda text: not text.partition("=")[0].strip().endswith(".use")):
+    """Overrides in the order given, but a change of plugin or origin first: what is set beside it belongs to the new one."""
+    for text in sorted(overrides, key=lambda text: not text.partition("=")[0].strip().endswith((".use", *_ORIGINS))):
         _override(source, text)
 
 
@@ -186,7 +258,7 @@ def _override(source: yamlsource.Source, text: str) -> None:
     where = f"--set {text}"
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
-    if not equals or not all(parts):
+    if not equals or not all(parts) or len(parts) > yamlsource.MAX_DEPTH:
         raise RecipeError(where, "is not of the form a.b=c", "for example --set distill.beta=100")
     target: Any = source.data
     for i, part in enumerate(parts[:-1]):
@@ -198,17 +270,28 @@ def _override(source: yamlsource.Source, text: str) -> None:
     if section is not None and target.get("use", new) != new:
         for name in [name for name in target if name not in section.model_fields]:
             del target[name]
+    if key.strip() in _ORIGINS and new is not None:
+        _forget_training(source.data, parts[1])
     target[parts[-1]] = new
     source.places[tuple(parts)] = where
+
+
+def _forget_training(data: dict[str, Any], origin: str) -> None:
+    """A student that an override imports is not fitted: what the recipe says of that is of no use to it."""
+    student = data["student"]
+    for name in ("fit", "checkpoint", "onnx", "scheme", *(["model"] if origin == "onnx" else [])):
+        student.pop(name, None)
+    data.pop("distill", None)
 
 
 def _translate(error: ValidationError, source: yamlsource.Source, model: type[BaseModel]) -> RecipeError:
     """pydantic's list of errors as one RecipeError that names places, keys and nearest names."""
     lines = []
-    for item in error.errors()[:5]:
+    told = [item for item in error.errors() if item["type"] != "default_factory_not_called"]  # after another error
+    for item in told[:5]:
         path = tuple(part for part in item["loc"] if not str(part).startswith(("function-", "literal[", "bool")))
         place = source.place(path)
-        dotted = ".".join(str(part) for part in path) or "recipe"
+        dotted = _short(".".join(str(part) for part in path)) or "recipe"
         if item["type"] == "extra_forbidden":
             known = _keys(model, path[:-1])
             lines.append(f"{place}: unknown key {dotted!r}; {nearest(str(path[-1]), known)}")
@@ -216,15 +299,19 @@ def _translate(error: ValidationError, source: yamlsource.Source, model: type[Ba
             lines.append(f"{place}: key {dotted!r} is missing")
         else:
             expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            found = "" if isinstance(item["input"], dict) else f" found {item['input']!r},"
+            found = "" if isinstance(item["input"], dict) else f" found {_short(repr(item['input']))},"
             lines.append(f"{place}: {dotted}:{found} expected {expected}")
-    more = error.error_count() - len(lines)
+    more = len(told) - len(lines)
     if more > 0:
         lines.append(f"and {more} more")
     hint = "edgekd recipes show quickstart, or edgekd recipes schema"
     first, *rest = lines
     where, _, found = first.partition(": ")
     return RecipeError(where, "\n".join([found, *rest]), hint=hint)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
 def _keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd import integrity
 from edgekd.artifact import Artifact
 from edgekd.commands import current, output
 from edgekd.errors import IntegrityError, UsageError
@@ -25,6 +26,7 @@ def predict(paths: Sequence[Path], reference: str | None, top: int, workspace: P
     """
     files = list(_files(paths))
     artifact = _exported(workspace, reference)
+    integrity.require(artifact)
     model = jsonlib.loads((artifact.path / "model.json").read_text(encoding="utf-8"))
     images = _decode(files, model, _resize_rule(artifact))
     logits = _logits(artifact, model, images)

@@ -12,7 +12,7 @@ import yaml
 from edgekd import recipe as recipe_module
 from edgekd import registry
 from edgekd.commands import output
-from edgekd.commands.chain import data_roots
+from edgekd.commands.chain import data_roots, weight_caches
 from edgekd.commands.find_recipe import find_recipe, shipped_recipes
 from edgekd.console import Console
 from edgekd.errors import UsageError
@@ -42,7 +42,8 @@ def show(name: str, overrides: list[str], json: bool) -> None:
     values = recipe.model_dump(mode="json", exclude_none=True)
     for section, group in SECTIONS.items():
         used = getattr(recipe, section)
-        values[section] |= registry.filled(group, used.use, used.args)
+        if used is not None:
+            values[section] |= registry.filled(group, used.use, used.args)
     if json:
         output.print_json({"recipe": values})
     else:
@@ -103,7 +104,14 @@ def _merge(properties: dict[str, Any], name: str, entry: dict[str, Any]) -> None
 
 
 def _deep(recipe: Recipe, path: Path, roots: list[Path]) -> None:
-    settings = Settings(Path(), data_roots(roots), path.parent, Console(quiet=True), usable_cores() or 1)
+    settings = Settings(
+        Path(),
+        data_roots(roots),
+        path.parent,
+        Console(quiet=True),
+        usable_cores() or 1,
+        weight_caches=weight_caches(),
+    )
     with recipe.placed():
         check_all([prepare(step, settings) for step in steps_of(recipe)], {}, settings)
 

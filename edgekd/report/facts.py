@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.errors import IntegrityError
 from edgekd.report import evaluated, words
+from edgekd.report.beginning import imported, skipped
 from edgekd.report.bench import latency
 from edgekd.report.datapart import data_facts
 from edgekd.report.folder import Answers, Folder, clean, flat
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 COMMANDS = {  # step -> the command that makes it, in the order of the chain
     "data": "edgekd train",
     "teacher": "edgekd train",
+    "views": "edgekd distill",
     "student": "edgekd distill",
     "graph": "edgekd export",
     "quantized": "edgekd quantize",
@@ -89,20 +91,15 @@ def _rows(
     """One row a step in the order of the chain; steps that are missing say what to type."""
     for kind, command in COMMANDS.items():
         names = [name for name in folders if _kind(name) == kind]
-        if kind == "data":
+        if kind == "data" or (kind == "views" and not names):  # a teacher that looks on live needs none
             continue
         for name in names:
             yield _row(name, folders, answers, benches.get(name))
-        if not names and kind == "teacher" and _needs_no_teacher(folders, recipe):
-            yield StageRow(step=kind, state="skipped", what="", verdict="skipped: the method needs no teacher")
+        why = "" if names else skipped(kind, folders, recipe)
+        if why:
+            yield StageRow(step=kind, state="skipped", what="", verdict=f"skipped: {why}")
         elif not names:
             yield StageRow(step=kind, state="not run", what="", verdict="not run", command=command)
-
-
-def _needs_no_teacher(folders: Mapping[str, Folder], recipe: Mapping[str, Any] | None) -> bool:
-    if "student" in folders:
-        return "teacher" not in folders["student"].artifact.inputs
-    return recipe is not None and recipe.get("teacher") is None
 
 
 def _row(name: str, folders: Mapping[str, Folder], answers: Mapping[str, Answers], bench: Latency | None) -> StageRow:
@@ -162,12 +159,19 @@ def _what(name: str, folder: Folder, model: Mapping[str, Any]) -> str:
     kind, _, rest = name.partition("/")
     params = folder.params
     network = str(model.get("model") or params.get("model") or "")
+    if params.get("checkpoint_sha256"):
+        return f"{network}, imported"
+    if params.get("onnx_sha256"):
+        return imported(name, folder, model)
     if kind == "teacher":
-        return f"{network}, imported" if params.get("checkpoint_sha256") else network
+        return network
+    if kind == "views":
+        views, images = folder.metrics.get("views", "?"), folder.metrics.get("images", 0)
+        return f"the teacher's answers to {views} views of each of {images:,} images"
     if kind == "student":
-        return (
-            f"{network} taught by {method(folder)}" if method(folder) not in ("", "ce") else f"{network}, labels only"
-        )
+        looked_on = f" ({folder.metrics['views']})" if "views" in folder.metrics else ""
+        taught = method(folder) not in ("", "ce")
+        return f"{network} taught by {method(folder)}{looked_on}" if taught else f"{network}, labels only"
     if kind == "graph":
         return f"{network} as fp32 ONNX, opset {model.get('opset', params.get('opset', '?'))}"
     if kind == "quantized":

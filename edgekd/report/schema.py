@@ -188,6 +188,7 @@ class DataFacts(Fact):
 
     Attributes:
         splits: Images of each split of the source.
+        skipped: Files that the recipe leaves out by name.
         roles: What was done with them: held out, calibrated on, looked at; (name, text).
     """
 
@@ -199,6 +200,7 @@ class DataFacts(Fact):
     classes: tuple[str, ...]
     splits: dict[str, int]
     split_rule: str
+    skipped: int
     duplicates: str
     roles: tuple[tuple[str, str], ...]
 

@@ -67,7 +67,7 @@ def run(params: GraphParams, inputs: Mapping[str, Artifact], out: Path, context:
     context.console.log(f"graph: tracing {facts['model']} to ONNX, operator set {params.opset}")
     traced = tracing.trace(network.float().eval(), facts["channels"], (facts["height"], facts["width"]), params.opset)
     model, effect = simplification.simplify(onnxfile.strip(traced), params.simplify, normalize.apply(golden, *norm))
-    onnxfile.set_metadata(model, describe(facts, inputs["student"]))
+    onnxfile.set_metadata(model, describe(facts, inputs["student"].id, inputs["student"].digest))
     onnxfile.check(model, "graph", params.opset)
     path = onnxfile.save(model, out / "model.onnx")
     write_json(out / "model.json", facts)
@@ -111,12 +111,12 @@ def _compare(
     return {name: fp32_parity(wanted[name], found[name]) for name in shown}
 
 
-def describe(facts: Mapping[str, Any], student: Artifact) -> dict[str, str]:
-    """What the file says of itself: enough to use it with no other file at hand."""
+def describe(facts: Mapping[str, Any], source: str, digest: str) -> dict[str, str]:
+    """What the file says of itself: enough to use it with no other file at hand; made from `source` of SHA-256 `digest`."""
     return {
         "version": edgekd.__version__,
-        "source": student.id,
-        "source_digest": student.digest,
+        "source": source,
+        "source_digest": digest,
         "model": str(facts["model"]),
         "scheme": str(facts["scheme"]),
         "classes": json.dumps(facts["classes"], ensure_ascii=False),

@@ -41,7 +41,10 @@ class Simplification:
 
 
 def simplify(
-    model: ModelProto, simplifier: Literal["onnxsim", "none"], images: npt.NDArray[np.float32]
+    model: ModelProto,
+    simplifier: Literal["onnxsim", "none"],
+    images: npt.NDArray[np.float32],
+    bound: float = MAX_ERROR_TO_RANGE,
 ) -> tuple[ModelProto, Simplification]:
     """The graph to keep, and the measured effect (also when there is none).
 
@@ -49,6 +52,7 @@ def simplify(
         model: A stripped graph; it is not changed.
         simplifier: `none` keeps the graph as it is.
         images: [n, C, H, W] normalised, n >= 1: real inputs of the proof.
+        bound: Largest difference of a logit that is allowed / range of the logits.
 
     Raises:
         StageFailed: onnxsim says itself that its graph is not valid.
@@ -57,15 +61,17 @@ def simplify(
     before = onnxfile.to_bytes(model)
     kept = model if simplifier == "none" else onnxfile.strip(_onnxsim(onnxfile.from_bytes(before)))
     after = onnxfile.to_bytes(kept)
-    error = 0.0 if after == before else prove_equal(before, after, images)
+    error = 0.0 if after == before else prove_equal(before, after, images, bound)
     return kept, Simplification(simplifier, len(model.graph.node), len(kept.graph.node), len(before), len(after), error)
 
 
-def prove_equal(before: bytes, after: bytes, images: npt.NDArray[np.float32]) -> float:
+def prove_equal(
+    before: bytes, after: bytes, images: npt.NDArray[np.float32], bound: float = MAX_ERROR_TO_RANGE
+) -> float:
     """Run two graphs on real and on random images; the largest difference over the range of the logits.
 
     Raises:
-        CheckFailed: It exceeds MAX_ERROR_TO_RANGE, or is no number.
+        CheckFailed: It exceeds the bound, or is no number.
     """
     generator = np.random.Generator(np.random.PCG64(0))
     shape = images.shape[1:]
@@ -78,11 +84,11 @@ def prove_equal(before: bytes, after: bytes, images: npt.NDArray[np.float32]) ->
             continue
         span = first.max() - first.min()
         error = float(np.abs(first - second).max() / span) if span > 0 else float("inf")
-        if not error <= MAX_ERROR_TO_RANGE:
+        if not error <= bound:
             raise CheckFailed(
                 "graph.simplify",
                 f"onnxsim changes the logits by {error:.3g} of their range",
-                f"<= {MAX_ERROR_TO_RANGE:g}",
+                f"<= {bound:g}",
             )
         worst = max(worst, error)
     return worst

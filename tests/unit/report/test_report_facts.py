@@ -269,6 +269,15 @@ def test_data_says_who_looked_at_what(found):
     assert roles["calibration"] == "512 un-augmented training images (quantized/u8s8)"
     assert roles["test looked at"] == "6 times, once by each evaluated artifact"
     assert found.data.splits["train"] == 50000
+    assert "class weights" not in roles
+
+
+def test_class_weights_are_told(make, recipe):
+    maker = make()
+    plain = maker.distilled
+    maker.distilled = lambda use: {**plain(use), "fit": {"class_weights": "balanced"}}
+    roles = dict(facts.gather(maker.chain(), recipe).data.roles)
+    assert roles["class weights"] == "balanced, in the loss of student"
 
 
 def test_machine_is_recorded_without_the_hosts_name(found):

@@ -1,0 +1,121 @@
+"""The static part of a recipe's validation: every name and argument, without importing a plugin or building a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgekd import profiles, registry
+from edgekd.errors import RecipeError, nearest
+from edgekd.recipe import Distill, Recipe
+
+
+def check(recipe: Recipe) -> None:
+    """Raise what is wrong with a recipe and can be known without torch.
+
+    Raises:
+        RecipeError: See `plan`.
+    """
+    from edgekd.data.base import check_augment
+
+    registry.check("data", recipe.data.use, recipe.data.args, "data")
+    if recipe.data.augment is not None:
+        check_augment(tuple(recipe.data.augment))
+    registry.check("quantizers", recipe.quantize.use, recipe.quantize.args, "quantize")
+    _check_student(recipe)
+    if recipe.distill is not None:
+        _check_distill(recipe, recipe.distill)
+    if recipe.teacher is not None:
+        _check_normalize(recipe.teacher.normalize, "teacher")
+    resolve_targets(recipe.export, "export")
+    device = profiles.device(recipe.bench.device)
+    if recipe.bench.runtime not in device.runtimes:
+        raise RecipeError(
+            "bench.runtime",
+            f"{recipe.bench.runtime!r} is no runtime of device {device.name}",
+            ", ".join(device.runtimes),
+        )
+
+
+def resolve_targets(names: Sequence[str], where: str) -> list[str]:
+    """Names of shipped targets and paths of a user's own, in the order given, each once; the profiles are checked.
+
+    Raises:
+        RecipeError: No such target, exporter or argument of it; two files with one target's name.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        target = profiles.target(name, where)
+        registry.find("exporters", target.exporter, f"target {target.name}: exporter")
+        registry.check("exporters", target.exporter, target.args, f"target {target.name}: args")
+        if found.setdefault(target.name, name) != name:
+            raise RecipeError(
+                where,
+                f"{found[target.name]} and {name} are both target {target.name}",
+                "another `name:` in one of them",
+            )
+    return list(found.values())
+
+
+def reachable(recipe: Recipe, targets: list[profiles.Target], asked: bool) -> list[profiles.Target]:
+    """The targets that a student can become: all, but those of its own scheme alone when it is quantized already."""
+    scheme = recipe.student.scheme
+    if scheme is None:
+        return targets
+    others = [target.name for target in targets if target.scheme != scheme]
+    if others and (asked or len(others) == len(targets)):
+        fitting = [target.name for target in profiles.targets().values() if target.scheme == scheme]
+        raise RecipeError(
+            "--format" if asked else "export",
+            f"{', '.join(others)}: cannot be made from a file that is quantized already",
+            f"targets of scheme {scheme}",
+            "".join(f" --format {name}" for name in fitting).strip() or "another student.scheme",
+        )
+    return [target for target in targets if target.scheme == scheme]
+
+
+def needs_teacher(distill: Distill) -> bool:
+    """Whether the method learns from a teacher."""
+    return bool(registry.find("distillers", distill.use).attributes.get("needs_teacher", True))
+
+
+def _check_student(recipe: Recipe) -> None:
+    student = recipe.student
+    if student.imported and recipe.distill is not None:
+        raise RecipeError(
+            "distill", "stands beside a student that is imported", "no distill section", "remove it, or give `fit`"
+        )
+    if not student.imported and recipe.distill is None:
+        raise RecipeError(
+            "distill", "is missing", "a method", "distill: {use: kd}, or {use: ce} to learn from labels alone"
+        )
+    if student.normalize is not None:
+        _check_normalize(student.normalize, "student")
+
+
+def _check_distill(recipe: Recipe, distill: Distill) -> None:
+    plugin = registry.find("distillers", distill.use, "distill.use")
+    registry.check("distillers", distill.use, distill.args, "distill")
+    if plugin.attributes.get("needs_teacher", True) and recipe.teacher is None:
+        raise RecipeError(
+            "teacher",
+            f"is missing, and distill.use: {plugin.name} needs one",
+            "a teacher section",
+            "distill: {use: ce}",
+        )
+    if distill.cached_views is not None and plugin.attributes.get("cached") is None:
+        known = registry.plugins("distillers")
+        able = [name for name in known if known[name].attributes.get("cached") is not None]
+        raise RecipeError(
+            "distill.cached_views",
+            f"{distill.cached_views}, and distill.use: {plugin.name} does not learn from a teacher's stored answers",
+            "no cached_views, or one of: " + ", ".join(able),
+            "remove cached_views",
+        )
+
+
+def _check_normalize(name: str, section: str) -> None:
+    from edgekd.data.normalize import NAMED, UNCHANGED
+
+    known = ["dataset", *NAMED, *UNCHANGED]
+    if name not in known:
+        raise RecipeError(f"{section}.normalize", f"unknown name {name!r}", nearest(name, known))
