@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+HIDDEN = ("Cc", "Cs")  # controls and half characters: none may reach a terminal
+BIDI = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}  # nor what reorders the text around it
 PLAIN_SECONDS = 10.0  # a non-terminal log gets a line this often, not one a step
 
 
@@ -32,7 +35,7 @@ class Console:
     def log(self, line: str) -> None:
         """Write one line to stderr."""
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            print(harmless(line), file=sys.stderr, flush=True)
 
     @contextmanager
     def task(self, label: str, total: int, unit: str = "it") -> Iterator[Task]:
@@ -69,6 +72,13 @@ class _Plain:
         self.console.log(
             f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.4g} {self.unit}/s, {left:.0f} s left {shown}".rstrip()
         )
+
+
+def harmless(text: str) -> str:
+    """Text that does nothing to a terminal but stand there."""
+    return "".join(
+        "\ufffd" if c in BIDI or (unicodedata.category(c) in HIDDEN and c not in "\n\t") else c for c in text
+    )
 
 
 @contextmanager

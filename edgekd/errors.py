@@ -21,6 +21,7 @@ class EdgekdError(Exception):
 
     exit_code = 1
     reason = "bug"
+    told = False  # True: another process of this run has said it
 
     def __init__(self, where: str, found: str, expected: str = "", hint: str = "") -> None:
         self.where = where
@@ -91,6 +92,12 @@ class EngineMismatch(EdgekdError):
 
     exit_code = 8
     reason = "engine_mismatch"
+
+
+def revived(reason: str, where: str, found: str, expected: str, hint: str) -> EdgekdError:
+    """The error that another process met."""
+    known = EdgekdError.__subclasses__() + UsageError.__subclasses__()
+    return next(kind for kind in known if kind.reason == reason)(where, found, expected, hint)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd.artifact import MANIFEST, Artifact, canonical, payload_digest, read, sha256_file
+from edgekd.artifact import MANIFEST, Artifact, payload_digest, read, sha256_file
 from edgekd.errors import IntegrityError
 
 
@@ -21,7 +19,7 @@ def damage(folder: Path) -> list[str]:
 
 
 def verify(artifact: Artifact) -> list[str]:
-    """Recompute every hash of an artifact; one line a difference, empty when whole."""
+    """Recompute the hash of every file of an artifact, whose manifest `read` has checked; one line a difference."""
     problems = []
     files: Mapping[str, Any] = artifact.manifest["files"]
     for name, entry in files.items():
@@ -32,21 +30,19 @@ def verify(artifact: Artifact) -> list[str]:
             problems.append(f"{artifact.id}: {name} has other bytes than were sealed")
     extra = sorted(p.relative_to(artifact.path).as_posix() for p in artifact.path.rglob("*") if p.is_file())
     problems += [f"{artifact.id}: {name} was not sealed" for name in extra if name not in files and name != MANIFEST]
-    if payload_digest(files) != artifact.digest or not artifact.path.name.startswith(
-        f"{artifact.key[:8]}-{artifact.digest[:8]}"
-    ):
+    if payload_digest(files) != artifact.digest:
         problems.append(f"{artifact.id}: {MANIFEST} does not match the artifact's id")
-    if artifact.manifest.get("seal") != manifest_seal(artifact.manifest):
-        problems.append(f"{artifact.id}: {MANIFEST} has other contents than were sealed")
     return problems
 
 
-def manifest_seal(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 over the manifest without its own seal."""
-    return hashlib.sha256(canonical({k: v for k, v in manifest.items() if k != "seal"})).hexdigest()
+def require(artifact: Artifact) -> None:
+    """See that an artifact is whole before something is made from it.
 
-
-def sealed_bytes(manifest: Mapping[str, Any]) -> bytes:
-    """The manifest as people read it, sealed by a hash over its contents."""
-    sealed = {**manifest, "seal": manifest_seal(manifest)}
-    return (json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    Raises:
+        IntegrityError: It is not; says in what.
+    """
+    problems = verify(artifact)
+    if problems:
+        where, _, found = problems[0].partition(": ")
+        hint = "edgekd artifacts gc --yes removes damaged artifacts; the same run then makes them anew"
+        raise IntegrityError(where, "\n".join([found, *problems[1:]]), "the bytes that were sealed", hint)

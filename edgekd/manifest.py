@@ -71,7 +71,7 @@ def difference(before: Mapping[str, Any], material: Mapping[str, Any]) -> str:
 def _portable(recipe: Recipe) -> dict[str, Any]:
     """The recipe without machine paths: of an absolute path only the last part is kept."""
     values = recipe.model_dump(mode="json")
-    for section, key in (("data", "path"), ("teacher", "checkpoint")):
+    for section, key in (("data", "path"), ("teacher", "checkpoint"), ("teacher", "weights"), ("student", "checkpoint"), ("student", "onnx")):
         text = (values.get(section) or {}).get(key)
         if isinstance(text, str) and Path(text).is_absolute():
             values[section][key] = Path(text).name

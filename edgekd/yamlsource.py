@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import yaml
 
 from edgekd.errors import RecipeError
 
-MAX_BYTES = 262_144  # a recipe is a page or two; this bounds what a hostile file can cost
+MAX_BYTES = 65_536  # a recipe is a page or two; this bounds what a hostile file can cost
 MAX_DEPTH = 20
+MAX_INTEGER = 2**63
 FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # 1e-3 is a number to people, not to YAML 1.1
 
 KeyPath = tuple[str | int, ...]
@@ -40,11 +42,12 @@ def read(path: Path) -> Source:
         RecipeError: The file is missing, too large, no UTF-8, no YAML, or uses tags, aliases or duplicate keys.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise RecipeError(str(path), f"cannot be read: {error.strerror}", "a YAML file", "edgekd recipes ls") from error
     if len(raw) > MAX_BYTES:
-        raise RecipeError(str(path), f"{len(raw)} bytes", f"at most {MAX_BYTES} bytes")
+        raise RecipeError(str(path), f"has more than {MAX_BYTES} bytes", "a recipe: a page or two")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -76,8 +79,15 @@ def parse(text: str, name: str) -> Source:
 
 
 def scalar(text: str, where: str) -> Any:
-    """The value of an override: one YAML scalar or flow list (`0.5`, `[onnx, onnx-int8]`)."""
-    return parse(f"value: {text}", where).data.get("value")
+    """The value of an override: one YAML scalar or flow list (`0.5`, `[onnx, onnx-int8]`).
+
+    Raises:
+        RecipeError: It is anything else.
+    """
+    data = parse(f"value: {text}", where).data
+    if list(data) != ["value"]:
+        raise RecipeError(where, "is more than one value", "one scalar or list")
+    return data["value"]
 
 
 def _refuse_code(text: str, name: str) -> None:
@@ -106,15 +116,24 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, source: Sour
     if not isinstance(node, yaml.MappingNode):
         value = loader.construct_object(node)
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
-        return float(value) if plain and isinstance(value, str) and FLOAT.fullmatch(value) else value
+        return _usable(float(value) if plain and isinstance(value, str) and FLOAT.fullmatch(value) else value, where)
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         place = f"{source.name}:{key_node.start_mark.line + 1}"
         if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
             raise RecipeError(place, "has a key that is not a word", "key: value lines")
-        key = str(key_node.value)
+        key = _usable(str(key_node.value), place)
         if key in result:
             raise RecipeError(place, f"key {key!r} stands twice", "each key once")
         source.places[(*path, key)] = place
         result[key] = _plain(loader, value_node, (*path, key), source)
     return result
+
+
+def _usable(value: Any, where: str) -> Any:
+    """A scalar that can be shown, stored and counted with."""
+    if isinstance(value, str) and any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in value):
+        raise RecipeError(where, f"has a control character: {value!a:.80}", "plain text")
+    if isinstance(value, int) and abs(value) >= MAX_INTEGER:
+        raise RecipeError(where, f"has an integer of {value.bit_length()} bits", "at most 63")
+    return value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,7 @@ from edgekd import integrity
 from edgekd.artifact import Artifact
 from edgekd.commands import current, output
 from edgekd.errors import IntegrityError, StageFailed, UsageError
-from edgekd.store import Store
-
-TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+from edgekd.store import TAG, Store
 
 
 def ls(workspace: Path, json: bool) -> None:
@@ -29,7 +25,7 @@ def ls(workspace: Path, json: bool) -> None:
                 "id": a.id,
                 "bytes": a.bytes,
                 "tags": tags.get(a.id, []),
-                "sealed_at": a.manifest["sealed_at"],
+                "sealed_at": a.manifest.get("sealed_at", ""),
                 "metrics": a.metrics,
             }
             for a in found
@@ -37,7 +33,13 @@ def ls(workspace: Path, json: bool) -> None:
         output.print_json({"artifacts": listing})
         return
     rows = [
-        (a.id, output.size(a.bytes), _figure(a), str(a.manifest["sealed_at"])[:19], " ".join(tags.get(a.id, [])))
+        (
+            a.id,
+            output.size(a.bytes),
+            _figure(a),
+            str(a.manifest.get("sealed_at", ""))[:19],
+            " ".join(tags.get(a.id, [])),
+        )
         for a in found
     ]
     output.print_table(("artifact", "size", "figure", "made (UTC)", "tags"), rows, right=("size",))
@@ -57,7 +59,7 @@ def show(workspace: Path, reference: str, json: bool) -> None:
         ("digest", artifact.digest),
     ]
     rows += [(f"input {role}", name) for role, name in artifact.inputs.items()]
-    rows += [(f"param {name}", value) for name, value in artifact.manifest["params"].items()]
+    rows += [(f"param {name}", value) for name, value in artifact.manifest.get("params", {}).items()]
     rows += [(name, value) for name, value in artifact.metrics.items()]
     rows += [
         (f"file {name}", f"{output.size(entry['bytes'])}  sha256 {entry['sha256'][:16]}")
@@ -66,6 +68,7 @@ def show(workspace: Path, reference: str, json: bool) -> None:
     rows += [
         (name, artifact.manifest[name])
         for name in ("seed", "threads", "duration_s", "sealed_at", "versions", "source", "host")
+        if name in artifact.manifest
     ]
     output.print_table(("what", "value"), rows)
     output.next_command(f"edgekd artifacts verify {artifact.id}")
@@ -135,7 +138,7 @@ def gc(workspace: Path, yes: bool, unfinished: bool, json: bool) -> None:
     kept = needed(workspace, found)
     doomed = [a for a in found if a.id not in kept or integrity.verify(a)]
     folders = [*store.broken(), *store.leftovers()]
-    scratch = sorted((store.root / ".scratch").glob("*"))
+    scratch = store.unfinished()
     freed = sum(a.bytes for a in doomed) + sum(_bytes(f) for f in folders)
     if unfinished:
         freed += sum(_bytes(folder) for folder in scratch)
@@ -159,7 +162,7 @@ def _remove(store: Store, doomed: list[Artifact], folders: list[Path], scratch: 
     busy = []
     for artifact in doomed:
         try:
-            with store.lock(artifact.step, artifact.key, wait=False):
+            with store.lock(artifact.step, artifact.key):
                 store.remove(artifact.path)
         except StageFailed:
             busy.append(artifact.id)
@@ -167,8 +170,8 @@ def _remove(store: Store, doomed: list[Artifact], folders: list[Path], scratch: 
         store.remove(folder)
     for folder in scratch:
         try:
-            with store.lock_named(folder.name, wait=False):
-                shutil.rmtree(folder)
+            with store.lock_named(folder.name):
+                store.discard(folder)
         except StageFailed:
             busy.append(folder.name)
     return busy

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from edgekd.artifact import Artifact
-from edgekd.durable import write_whole
-from edgekd.errors import UsageError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgekd import records
+from edgekd.artifact import ID, STEP, Artifact
+from edgekd.durable import inside, write_whole
+from edgekd.errors import IntegrityError, UsageError
 from edgekd.pipeline import Outcome
-from edgekd.recipe import Recipe
+from edgekd.recipe import NAME, Recipe
 from edgekd.store import Store
+
+HINT = "remove this file, then name the recipe again: edgekd run --recipe FILE"
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,11 @@ class Run:
     recipe: Mapping[str, Any]
     recipe_dir: str | None
     steps: Mapping[str, str]
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the recipe's file, if there was one."""
+        return Path(self.recipe_dir) if self.recipe_dir else None
 
 
 def record(workspace: Path, recipe: Recipe, recipe_dir: Path | None, outcomes: Sequence[Outcome]) -> Run:
@@ -36,15 +47,24 @@ def record(workspace: Path, recipe: Recipe, recipe_dir: Path | None, outcomes: S
         steps = {step: (kept | steps)[step] for step in [*old.steps, *steps] if step in kept or step in steps}
     run = Run(recipe.name, values, str(recipe_dir.resolve()) if recipe_dir else None, steps)
     text = json.dumps({**vars(run), "steps": list(steps.items())}, indent=1, ensure_ascii=False)
-    write_whole(workspace / "runs" / f"{run.name}.json", text.encode())
-    write_whole(workspace / "HEAD", run.name.encode())
+    write_whole(inside(workspace, workspace / "runs" / f"{run.name}.json"), text.encode())
+    write_whole(workspace / "HEAD", run.name.encode())  # a link by that name is replaced, not followed
     return run
 
 
 def head(workspace: Path) -> Run | None:
-    """The current run, or None."""
+    """The current run, or None.
+
+    Raises:
+        IntegrityError: HEAD or the run's record is damaged.
+    """
     path = workspace / "HEAD"
-    return _read(workspace, path.read_text(encoding="utf-8").strip()) if path.is_file() else None
+    if not path.exists() and not path.is_symlink():
+        return None
+    name = records.read_text(path, str(path), HINT).strip()
+    if re.fullmatch(NAME, name) is None:
+        raise IntegrityError(str(path), f"is damaged ({name[:80]!r})", "a recipe's name", HINT)
+    return _read(workspace, name)
 
 
 def require(workspace: Path, why: str) -> Run:
@@ -99,13 +119,29 @@ def _still_there(store: Store, old: Mapping[str, str], new: Mapping[str, str]) -
 
 
 def _read(workspace: Path, name: str) -> Run | None:
-    path = workspace / "runs" / f"{name}.json"
-    if not path.is_file():
+    path = inside(workspace, workspace / "runs") / f"{name}.json"
+    if not path.exists() and not path.is_symlink():
         return None
+    values = records.read_json(path, str(path), HINT)
     try:
-        values = json.loads(path.read_bytes())
-        return Run(values["name"], values["recipe"], values["recipe_dir"], dict(values["steps"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            str(path), f"is damaged ({error})", "a run record", "name the recipe again with --recipe"
+        found = _Record.model_validate(values)
+    except ValidationError as error:
+        item = error.errors()[0]
+        place = ".".join(str(part) for part in item["loc"]) or "the whole"
+        raise IntegrityError(
+            str(path), f"is damaged ({place:.80}: {item['msg']:.200})", "a run record", HINT
         ) from error
+    if found.name != name:
+        raise IntegrityError(str(path), f"is the record of {found.name}", f"that of {name}", HINT)
+    return Run(found.name, found.recipe, found.recipe_dir, dict(found.steps))
+
+
+class _Record(BaseModel):
+    """`runs/<name>.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=NAME)
+    recipe: dict[str, Any]
+    recipe_dir: str | None
+    steps: list[tuple[Annotated[str, Field(pattern=f"^{STEP}$")], Annotated[str, Field(pattern=f"^{ID.pattern}$")]]]

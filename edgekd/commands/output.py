@@ -9,14 +9,17 @@ from typing import Any, NoReturn
 
 import typer
 
+from edgekd.console import harmless
 from edgekd.errors import EdgekdError
 
 SCHEMA_VERSION = 1
+SCREEN, LINE = 24, 1000  # lines of an error, and characters of one
 
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON document on stdout, with its schema version."""
-    typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=1, ensure_ascii=False, default=str))
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=1, ensure_ascii=False, default=str)
+    typer.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def error_fields(error: EdgekdError) -> dict[str, Any]:
@@ -31,9 +34,17 @@ def fail(error: EdgekdError, facts: Mapping[str, Any]) -> NoReturn:
     Raises:
         typer.Exit: With the error's exit code, always.
     """
-    typer.echo(f"error: {error}", err=True)
+    say_error(error)
     print_json({**facts, "error": error_fields(error)})
     raise typer.Exit(error.exit_code)
+
+
+def say_error(error: EdgekdError) -> None:
+    """An error on stderr: one screen, whatever it quotes."""
+    lines = harmless(f"error: {error}").splitlines()
+    more = [f"  and {len(lines) - SCREEN} more lines"] if len(lines) > SCREEN else []
+    for line in [*lines[:SCREEN], *more]:
+        typer.echo(line if len(line) <= LINE else line[:LINE] + "...", err=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:
@@ -46,7 +57,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Se
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(harmless(str(cell))) for cell in row))
     console = Console()
     if console.is_terminal:
         console.print(table)
@@ -58,12 +69,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Se
 
 def say(line: str) -> None:
     """One line on stdout."""
-    typer.echo(line)
+    typer.echo(harmless(line))
 
 
 def next_command(line: str) -> None:
     """The command to type next."""
-    typer.echo(f"next: {line}")
+    typer.echo(harmless(f"next: {line}"))
 
 
 def size(count: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgekd.artifact import canonical
 from edgekd.commands import current, output
-from edgekd.durable import write_whole
+from edgekd.durable import inside, write_whole
 from edgekd.report import html, text
 from edgekd.report.facts import gather
 from edgekd.report.schema import Facts
@@ -47,7 +47,7 @@ def write_report(workspace: Path, folder: Path | None) -> Page:
     """Write `<workspace>/reports/<recipe>/` or a folder of the user's."""
     run = current.require(workspace, "a finished run to report on")
     facts = gather(current.artifacts(workspace, run), run.recipe)
-    place = folder or workspace / "reports" / run.name
+    place = folder or inside(workspace, workspace / "reports" / run.name)
     page = Page(place / "report.html", place / "report.json", facts)
     if not html.is_current(page.html, facts):  # drawing takes seconds; the same facts give the same page
         write_whole(page.html, html.render(facts).encode())

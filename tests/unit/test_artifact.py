@@ -8,7 +8,7 @@ import pytest
 
 from edgekd import artifact as module
 from edgekd import integrity
-from edgekd.errors import StageFailed, UsageError
+from edgekd.errors import IntegrityError, StageFailed, UsageError
 from edgekd.store import Store
 
 KEY = "ab" * 32
@@ -75,7 +75,7 @@ def test_one_flipped_byte_is_named(tmp_path, name):
     at = data.index(b"2030") if name == "manifest.json" else 0
     data[at] ^= 1
     path.write_bytes(data)
-    (problem, *_) = integrity.verify(module.read(made.path))
+    (problem, *_) = integrity.damage(made.path)
     assert made.id in problem and name in problem
 
 
@@ -123,9 +123,9 @@ def test_a_remake_takes_the_place_of_a_damaged_one(tmp_path, name):
 def test_a_busy_key_is_not_waited_for_when_asked(tmp_path):
     store = Store(tmp_path)
     with store.lock("student", KEY), pytest.raises(StageFailed, match="another process"):
-        with store.lock("student", KEY, wait=False):
+        with store.lock("student", KEY):
             pass
-    with store.lock("student", KEY, wait=False):
+    with store.lock("student", KEY):
         pass
 
 
@@ -164,7 +164,7 @@ def test_a_symlink_is_no_artifact(tmp_path):
 
 
 def _hold(workspace, log, name):
-    with Store(workspace).lock("student", KEY):
+    with Store(workspace).lock("student", KEY, waiting=lambda: None):
         with log.open("a") as file:
             file.write(f"{name} in\n")
         time.sleep(0.3)
@@ -188,3 +188,70 @@ def test_canonical_json_is_one_text_for_one_value():
     assert json.loads(module.canonical({"a": None})) == {"a": None}
     with pytest.raises(ValueError):
         module.canonical({"a": float("nan")})
+
+
+def test_the_last_sealed_is_the_newest_whatever_the_clock_says(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    first = make(store, content=b"first")
+    monkeypatch.setitem(FACTS, "sealed_at", "1999-01-01")
+    second = make(store, content=b"second")
+    assert store.find("student", KEY).id == store.newest("student").id == store.resolve("latest").id == second.id
+    make(store, step="teacher", key="cd" * 32)
+    assert store.newest("student").id == second.id != first.id
+
+
+def test_a_removal_that_was_cut_short_is_in_nobodys_way(tmp_path):
+    store = Store(tmp_path)
+    path = make(store).path
+    for ending in (".gone", ".damaged"):
+        (path.with_name(f".{path.name}{ending}") / "left").mkdir(parents=True)
+    (path / "weights.bin").write_bytes(b"damaged")
+    assert make(store).path == path and integrity.damage(path) == []
+    store.remove(path)
+    assert store.all() == [] and store.leftovers() == []
+
+
+@pytest.mark.parametrize("place", ["", "student", ".scratch", ".locks"])
+def test_no_link_is_followed_to_write(tmp_path, place):
+    store, outside = Store(tmp_path / "w"), tmp_path / "outside"
+    outside.mkdir()
+    store.root.parent.mkdir()
+    (store.root / place).parent.mkdir(exist_ok=True)
+    (store.root / place).symlink_to(outside)
+    with pytest.raises(IntegrityError, match="symbolic link"):
+        with store.lock("student", KEY):
+            make(store)
+    assert not list(outside.iterdir())
+
+
+def test_nothing_behind_a_link_is_listed_to_be_removed(tmp_path):
+    store, outside = Store(tmp_path / "w"), Store(tmp_path / "outside")
+    path = make(outside).path
+    (path.with_name(f".{path.name}.gone")).mkdir()
+    (outside.root / ".scratch" / "student-1").mkdir(parents=True)
+    make(store, step="teacher")
+    (store.root / "student").symlink_to(path.parent)
+    (store.root / ".scratch" / "student-1").symlink_to(outside.root)
+    assert [a.step for a in store.all()] == ["teacher"]
+    assert store.leftovers() == store.unfinished() == store.broken() == []
+    with pytest.raises(IntegrityError, match="symbolic link"):
+        store.remove(store.root / "student" / path.name)
+    with pytest.raises(IntegrityError, match="symbolic link"):
+        store.discard(store.root / ".scratch" / "student-1")
+    assert path.is_dir()
+
+
+def test_a_name_with_path_parts_names_nothing(tmp_path):
+    store = Store(tmp_path / "w")
+    other = make(Store(tmp_path / "other"))
+    assert store.get(f"../../other/artifacts/{other.id}") is None
+    with pytest.raises(UsageError, match="exactly one"):
+        store.resolve(f"../../other/artifacts/{other.id}")
+
+
+def test_a_damaged_artifact_that_is_asked_for_is_named(tmp_path):
+    store = Store(tmp_path)
+    made = make(store)
+    (made.path / "manifest.json").write_text("{}")
+    with pytest.raises(IntegrityError, match="damaged"):
+        store.resolve(made.id)

@@ -9,7 +9,7 @@ import pytest
 from edgekd import integrity, manifest
 from edgekd import recipe as recipes
 from edgekd.console import Console
-from edgekd.errors import CheckFailed, RecipeError, StageFailed, UsageError
+from edgekd.errors import CheckFailed, IntegrityError, RecipeError, StageFailed, UsageError
 from edgekd.fit.resolve import resolve
 from edgekd.keys import Settings
 from edgekd.pipeline import dry_run, run, steps_of
@@ -167,6 +167,23 @@ def test_a_failed_step_keeps_what_was_finished(workspace, monkeypatch):
             go(workspace, "graph")
     assert {a.step for a in Store(workspace).all()} == {"data", "teacher", "student"}
     assert states(go(workspace, "graph"))["graph"] == "made"
+
+
+def test_nothing_is_made_from_a_damaged_input(workspace):
+    (labels,) = (workspace / "artifacts" / "data").glob("*/labels_train.npy")
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(IntegrityError, match="labels_train"):
+        go(workspace, "student", "distill.temperature=2")
+    assert len(list((workspace / "artifacts" / "student").iterdir())) == 1
+
+
+def test_a_write_that_says_no_errno_is_a_stage_failure_too(workspace, monkeypatch):
+    def short(*args):
+        raise OSError("4096 requested and 100 written")  # NumPy, on a full disk
+
+    monkeypatch.setattr(graph, "run", short)
+    with pytest.raises(StageFailed, match="100 written"):
+        go(workspace, "graph")
 
 
 def test_the_machines_refusals_are_stage_failures(workspace, monkeypatch):

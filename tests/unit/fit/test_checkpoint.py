@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -86,12 +87,29 @@ def test_a_folder_that_cannot_be_written_is_a_failed_stage(tmp_path: Path) -> No
         checkpoint.save(blocked, 1, tensors(1), {})
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists() or os.name != "posix", reason="needs /dev/full")
-def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, 1)
-    (tmp_path / f".epoch-000002.safetensors.{os.getpid()}").symlink_to("/dev/full")
-    with pytest.raises(StageFailed, match="No space left"):
-        checkpoint.save(tmp_path, 2, tensors(2), {})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StageFailed, match="No space left"):
+            checkpoint.save(tmp_path, 2, tensors(2), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-000001.safetensors"]
     found = checkpoint.load(tmp_path, Lines())
     assert found is not None
     assert found[1] == {"epoch": 1}
+
+
+def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine", encoding="utf-8")
+    folder = tmp_path / "resume"
+    folder.mkdir()
+    for name in (f".epoch-000001.safetensors.{os.getpid()}", "epoch-000001.safetensors"):
+        (folder / name).symlink_to(outside)
+    checkpoint.save(folder, 1, tensors(1), {"epoch": 1})
+    assert outside.read_text(encoding="utf-8") == "mine"
+    assert checkpoint.load(folder, Lines()) is not None
