@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -19,6 +21,11 @@ Exit codes: 0 ok; 1 bug; 2 usage or recipe; 3 a check of the result failed; 4 me
 5 missing tool, board or runtime; 6 integrity; 7 a stage failed (disk full, read-only, out of memory);
 8 engine of another version or chip; 130 interrupted; 141 the reader of the output went away.
 """
+
+SEVERAL = (
+    "In several processes: torchrun --nproc-per-node 2 -m edgekd ... (batch_size is that of all together; torchrun itself "
+    "exits 1 on every failure and shows the exit code of the process that failed first)."
+)
 
 app = typer.Typer(
     name="edgekd",
@@ -50,6 +57,10 @@ DataRootOption = Annotated[
 FromOption = Annotated[
     str | None, typer.Option("--from", help="Start from this artifact: id, unique prefix, tag or `latest`.")
 ]
+StartOption = Annotated[
+    str | None,
+    typer.Option("--from", help="Start from this artifact (id, unique prefix, tag or `latest`), or from an ONNX file."),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override one recipe value: a.b=c; may be repeated.")
 ]
@@ -60,7 +71,8 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Make it again althou
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Copy the result into this folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads of training. Default: all cores.")
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads of training. Default: all cores, shared out under torchrun."),
 ]
 BenchThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads of the measured model: bench.threads. Default: 1.")
@@ -94,7 +106,7 @@ def run(
     recipe: RecipeOption = None,
     workspace: WorkspaceOption = WORKSPACE,
     data_root: DataRootOption = None,
-    from_: FromOption = None,
+    from_: StartOption = None,
     set_: SetOption = None,
     dry_run: DryRunOption = False,
     force: ForceOption = False,
@@ -106,7 +118,7 @@ def run(
     _chain("bench", locals(), command="run")
 
 
-@app.command(epilog="Example: edgekd train --recipe recipes/resnet56_to_resnet20.yaml")
+@app.command(epilog=f"Example: edgekd train --recipe recipes/resnet56_to_resnet20.yaml\n\n{SEVERAL}")
 def train(
     recipe: RecipeOption = None,
     workspace: WorkspaceOption = WORKSPACE,
@@ -123,7 +135,7 @@ def train(
     _chain("teacher", locals(), command="train")
 
 
-@app.command(epilog="Example: edgekd distill --recipe recipes/resnet56_to_resnet20.yaml")
+@app.command(epilog=f"Example: edgekd distill --recipe recipes/resnet56_to_resnet20.yaml\n\n{SEVERAL}")
 def distill(
     recipe: RecipeOption = None,
     workspace: WorkspaceOption = WORKSPACE,
@@ -145,7 +157,7 @@ def quantize(
     recipe: RecipeOption = None,
     workspace: WorkspaceOption = WORKSPACE,
     data_root: DataRootOption = None,
-    from_: FromOption = None,
+    from_: StartOption = None,
     set_: SetOption = None,
     dry_run: DryRunOption = False,
     force: ForceOption = False,
@@ -163,7 +175,7 @@ def export(
     format_: FormatOption = None,
     workspace: WorkspaceOption = WORKSPACE,
     data_root: DataRootOption = None,
-    from_: FromOption = None,
+    from_: StartOption = None,
     set_: SetOption = None,
     dry_run: DryRunOption = False,
     force: ForceOption = False,
@@ -182,7 +194,7 @@ def bench(
     format_: FormatOption = None,
     workspace: WorkspaceOption = WORKSPACE,
     data_root: DataRootOption = None,
-    from_: FromOption = None,
+    from_: StartOption = None,
     set_: SetOption = None,
     dry_run: DryRunOption = False,
     force: ForceOption = False,
@@ -384,6 +396,25 @@ def report(workspace: WorkspaceOption = WORKSPACE, output: OutputOption = None, 
     work(workspace, output, json)
 
 
+@app.command(epilog="Example: edgekd init --data photos")
+def init(
+    data: Annotated[
+        Path, typer.Option("--data", help="Your images: <class>/*, train|val|test/<class>/*, or image Parquet.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The recipe to write. Default: NAME.yaml, here.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the recipe. Default: the folder's.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side in pixels. Default: chosen by the images.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Look at your own images (classes, sizes, duplicates, broken files) and write a recipe for them."""
+    from edgekd.commands.init import init as work
+
+    work(data, output, name, size, force, json)
+
+
 @app.command()
 def doctor(workspace: WorkspaceOption = WORKSPACE, data_root: DataRootOption = None, json: JsonOption = False) -> None:
     """Look at this machine: versions, CPU, compiler, data, workspace; what is missing and the line that mends it."""
@@ -402,6 +433,8 @@ def main() -> None:
     `app()` is not called: it turns Ctrl-C and a closed pipe into exits of its own before they can be told apart.
     """
     try:
+        if "LOCAL_RANK" not in os.environ:  # torchrun ends its workers itself; blocked in a collective they run no Python
+            signal.signal(signal.SIGTERM, _interrupt)
         command = typer.main.get_command(app)
         with command.make_context("edgekd", sys.argv[1:]) as context:
             command.invoke(context)
@@ -421,8 +454,17 @@ def main() -> None:
         sys.exit(141)
     except OSError as error:  # the machine refuses outside a stage: a full or read-only workspace, a file gone
         where, found = str(error.filename or "workspace"), error.strerror or str(error)
+        if error.errno == errno.ENAMETOOLONG:
+            _say(UsageError(f"{where[:40]}...", found, "a name that a file can have"))
+            sys.exit(UsageError.exit_code)
         _say(StageFailed(where, found, "a readable, writable workspace"))
         sys.exit(StageFailed.exit_code)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """A request to end is obeyed as Ctrl-C is, so that a worker does not go on alone; a second one ends at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def _misused(error: typer.BadParameter) -> None:
@@ -433,7 +475,8 @@ def _misused(error: typer.BadParameter) -> None:
 
 
 def _say(error: EdgekdError) -> None:
-    typer.echo(f"error: {error}", err=True)
+    if not error.told:
+        results.say_error(error)
     _document(error)
 
 

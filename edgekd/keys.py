@@ -12,10 +12,13 @@ from edgekd import registry
 from edgekd.artifact import Artifact, canonical, sha256_file
 from edgekd.console import Console
 from edgekd.data.checkpoint_file import find_checkpoint
+from edgekd.fit.distributed import ALONE, Group
 from edgekd.fit.resolve import resolve
-from edgekd.params import BenchParams, DataParams, Params, StudentParams, TeacherParams
+from edgekd.models import published
+from edgekd.params import AdoptParams, BenchParams, DataParams, Params, StudentParams, TeacherParams, ViewsParams
 from edgekd.plan import Step
 from edgekd.recipe import Fit
+from edgekd.stages import joint
 from edgekd.stages.base import RunContext
 
 
@@ -31,6 +34,8 @@ class Settings:
         threads: CPU threads of training.
         force: Names of the steps to make again although they are there; `*` = all.
         pins: {step name: artifact} to use as they are, whatever their key (`--from`).
+        group: The processes that train together.
+        weight_caches: Folders in which torch and Hugging Face keep weights that were fetched before.
     """
 
     workspace: Path
@@ -40,6 +45,8 @@ class Settings:
     threads: int
     force: frozenset[str] = frozenset()
     pins: Mapping[str, Artifact] = field(default_factory=dict)
+    weight_caches: tuple[Path, ...] = ()
+    group: Group = ALONE
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,10 @@ class Keyed:
 
     step: Step
     material: Mapping[str, Any]
+
+    def in_processes(self, n: int) -> Keyed:
+        """The same step, trained by another number of processes."""
+        return replace(self, material={**self.material, "environment": _shared(self.material["environment"], n)})
 
     @property
     def key(self) -> str:
@@ -67,10 +78,24 @@ def prepare(step: Step, settings: Settings) -> Step:
     if isinstance(params, DataParams):
         from edgekd.stages import data
 
-        return replace(step, params=data.locate(params, settings.data_roots))
+        return replace(step, params=data.locate(params, _roots(params, settings)))
     if isinstance(params, TeacherParams) and params.checkpoint is not None:
-        path = find_checkpoint(params.checkpoint, settings.recipe_dir, settings.data_roots)
-        update = {"checkpoint": path.name, "checkpoint_sha256": sha256_file(path)}
+        path = find_checkpoint(
+            params.checkpoint, settings.recipe_dir, settings.data_roots, f"{params.role}.checkpoint"
+        )
+        update = {"checkpoint": str(path), "checkpoint_sha256": sha256_file(path)}
+        return replace(step, params=params.model_copy(update=update))
+    if isinstance(params, TeacherParams) and params.weights is not None:
+        path = published.find(
+            params.model, params.weights, settings.recipe_dir, settings.data_roots, settings.weight_caches
+        )
+        update = {"weights": str(path), "weights_sha256": sha256_file(path)}
+        return replace(step, params=params.model_copy(update=update))
+    if isinstance(params, AdoptParams):
+        from edgekd.onnximport import read
+
+        path = find_checkpoint(params.onnx, settings.recipe_dir, settings.data_roots, "student.onnx")
+        update = {"onnx": str(path), "onnx_sha256": read.digest(path)}
         return replace(step, params=params.model_copy(update=update))
     return step
 
@@ -88,7 +113,8 @@ def keyed(step: Step, inputs: Mapping[str, Artifact], settings: Settings) -> Key
         material["plugin"] = {"group": group, "name": name, "version": registry.find(group, name).version}
     if fit_of(step.params) is not None:
         context = context_of(step.params, settings)
-        material["environment"] = {"device": context.device, "precision": context.precision}
+        place = {"device": context.device, "precision": context.precision}
+        material["environment"] = _shared(place, settings.group.world if step.stage in joint.PARAMS else 1)
     if isinstance(step.params, BenchParams):
         from edgekd.stages.bench import fingerprint
 
@@ -101,13 +127,18 @@ def stated(step: Step, made: Artifact) -> dict[str, Any]:
 
     What only a prepared step knows (the bytes of its sources) and the machine is taken from the artifact.
     """
-    old: Mapping[str, Any] = made.manifest["params"]
+    old: Mapping[str, Any] = made.manifest.get("params", {})
     params = _hashed(step.params)
-    for name in ("sources", "layout", "checkpoint_sha256"):
+    for name in ("sources", "layout", "checkpoint_sha256", "onnx_sha256"):
         if name in old:
             params[name] = old[name]
+    if params.get("weights") and old.get("weights_sha256"):
+        params.pop("weights")
+        params["weights_sha256"] = old["weights_sha256"]
     if old.get("checkpoint_sha256"):
         params.pop("checkpoint", None)
+    if old.get("onnx_sha256"):
+        params.pop("onnx", None)
     if old.get("sources"):
         params["args"].pop("path", None)
     return {**{k: made.manifest.get(k) for k in ("version", "plugin", "environment")}, "params": params, "inputs": {}}
@@ -116,7 +147,12 @@ def stated(step: Step, made: Artifact) -> dict[str, Any]:
 def context_of(params: Params, settings: Settings) -> RunContext:
     """How a stage runs here: device and precision resolved for a training step. `resume` is set once there is one."""
     context = RunContext(
-        settings.data_roots, settings.recipe_dir, settings.workspace, settings.console, threads=settings.threads
+        _roots(params, settings),
+        settings.recipe_dir,
+        settings.workspace,
+        settings.console,
+        threads=settings.threads,
+        group=settings.group,
     )
     fit = fit_of(params)
     if fit is None:
@@ -125,9 +161,21 @@ def context_of(params: Params, settings: Settings) -> RunContext:
     return replace(context, device=resolved.device, precision=resolved.precision)
 
 
+def _roots(params: Params, settings: Settings) -> tuple[Path, ...]:
+    """Where a step's files are looked up: a data set that has a path also beside the recipe, and there first."""
+    if settings.recipe_dir is None or not (isinstance(params, DataParams) and "path" in params.args):
+        return settings.data_roots
+    return (settings.recipe_dir, *settings.data_roots)
+
+
 def fit_of(params: Params) -> Fit | None:
-    """The fit section of a training step, else None."""
-    return params.fit if isinstance(params, TeacherParams | StudentParams) else None
+    """The fit section of a step that runs a network as training does, else None."""
+    return params.fit if isinstance(params, TeacherParams | StudentParams | ViewsParams) else None
+
+
+def _shared(environment: Mapping[str, Any], processes: int) -> dict[str, Any]:
+    """The environment of a training; of one process it says nothing of their number."""
+    return {**environment, "processes": processes} if processes > 1 else dict(environment)
 
 
 def _hashed(params: Params) -> dict[str, Any]:
@@ -136,9 +184,15 @@ def _hashed(params: Params) -> dict[str, Any]:
     for name in ("device", "precision"):
         if isinstance(values.get("fit"), dict):
             values["fit"].pop(name)
+        if isinstance(params, ViewsParams):
+            values.pop(name)
     values.pop("expect_top1", None)  # a check of the result, not an input of it
     if values.get("checkpoint_sha256"):
         values.pop("checkpoint")  # its bytes count, not its name
+    if values.get("weights_sha256"):
+        values.pop("weights")  # likewise
+    if values.get("onnx_sha256"):
+        values.pop("onnx")  # likewise
     if values.get("sources"):
         values["args"] = {k: v for k, v in values["args"].items() if k != "path"}  # likewise
     return values

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from edgekd import manifest, models
+from edgekd import integrity, manifest, models
 from edgekd.analysis.expected import require_top1
 from edgekd.artifact import Artifact
-from edgekd.errors import RecipeError, StageFailed, UsageError, nearest
+from edgekd.errors import StageFailed, UsageError
 from edgekd.keys import Keyed, Settings, context_of, keyed, prepare, stated
-from edgekd.params import TeacherParams
+from edgekd.models import published
+from edgekd.params import AdoptParams, DataParams, TeacherParams
 from edgekd.plan import Step, plan
 from edgekd.recipe import Recipe
+from edgekd.stages import joint
 from edgekd.stages.base import Stage, StageResult
 from edgekd.store import Store
 
@@ -49,9 +51,10 @@ def steps_of(recipe: Recipe, *, until: str = "bench", targets: Sequence[str] | N
 def _check_models(recipe: Recipe) -> None:
     sections = {"student": recipe.student.model} | ({"teacher": recipe.teacher.model} if recipe.teacher else {})
     for section, name in sections.items():
-        if name not in models.names():
-            hint = nearest(name, models.names()) if len(models.names()) < 40 else "edgekd models"
-            raise RecipeError(f"{section}.model", f"unknown name {name!r}", hint, "edgekd models")
+        if name is not None:
+            models.check(name, f"{section}.model")
+    if recipe.teacher is not None and recipe.teacher.weights is not None:
+        published.check(recipe.teacher.model, recipe.teacher.weights)
 
 
 def run(
@@ -77,6 +80,8 @@ def run(
         steps = [prepare(step, settings) for step in steps]
         require_same(steps, settings)
         for number, step in enumerate(steps):
+            if settings.group.board is not None and not any(later.stage in joint.PARAMS for later in steps[number:]):
+                settings.group.board.dismiss()
             outcome = _look(step, done, store, settings)
             if outcome.artifact is None:
                 if unchecked:
@@ -88,8 +93,9 @@ def run(
             done[step.name] = outcome.artifact
             outcomes.append(outcome)
             keep(outcomes)
-            if isinstance(step.params, TeacherParams):
-                require_top1(step.params.expect_top1, outcome.artifact.metrics)
+            if isinstance(step.params, TeacherParams | AdoptParams):
+                role = step.params.role if isinstance(step.params, TeacherParams) else "student"
+                require_top1(step.params.expect_top1, outcome.artifact.metrics, f"{role}.expect_top1")
     return outcomes
 
 
@@ -132,8 +138,10 @@ def dry_run(steps: Sequence[Step], settings: Settings) -> list[Outcome]:
 
 def check_all(steps: Sequence[Step], done: Mapping[str, Artifact], settings: Settings) -> None:
     """Every remaining stage's `check` before the first work, so that a late mistake costs nothing."""
-    teacher = next((s.params.model for s in steps if isinstance(s.params, TeacherParams)), None)
+    teachers = (s.params for s in steps if isinstance(s.params, TeacherParams) and s.params.role == "teacher")
+    teacher = next((params.model for params in teachers), None)
     known = done["data"].metrics if "data" in done else {}
+    asked = next(((s.params.size,) * 2 for s in steps if isinstance(s.params, DataParams) and s.params.size), None)
     for step in steps:
         if step.name not in settings.pins:
             context = replace(
@@ -141,7 +149,7 @@ def check_all(steps: Sequence[Step], done: Mapping[str, Artifact], settings: Set
                 classes=known.get("classes"),
                 train_images=known.get("n_train"),
                 channels=known.get("channels"),
-                size=(known["height"], known["width"]) if "height" in known else None,
+                size=(known["height"], known["width"]) if "height" in known else asked,
                 teacher_model=teacher,
             )
             _stage(step.stage).check(step.params, context)
@@ -155,6 +163,10 @@ def _look(step: Step, done: Mapping[str, Artifact], store: Store, settings: Sett
     forced = step.name in settings.force or "*" in settings.force
     if found is not None and not forced:
         return Outcome(step, "reused", "same parameters and inputs", found)
+    shared = None if forced or settings.group.world > 1 else _of_several(key, store)
+    if shared is not None:
+        processes = shared.manifest["environment"]["processes"]
+        return Outcome(step, "reused", f"same parameters and inputs, trained by {processes} processes", shared)
     newest = store.newest(step.name)
     if found is not None:
         why = "asked to make it again"
@@ -165,19 +177,33 @@ def _look(step: Step, done: Mapping[str, Artifact], store: Store, settings: Sett
     return Outcome(step, "to make", why, key=key)
 
 
+def _of_several(key: Keyed, store: Store) -> Artifact | None:
+    """What several processes have trained from the same: one process goes on from it rather than train it again."""
+    if key.step.stage not in joint.PARAMS or "environment" not in key.material:
+        return None
+    trained = {int((a.manifest.get("environment") or {}).get("processes", 1)) for a in store.of(key.step.name)}
+    found = (store.find(key.step.name, key.in_processes(n).key) for n in sorted(trained - {1}, reverse=True))
+    return next((artifact for artifact in found if artifact is not None), None)
+
+
 def _make(recipe: Recipe, wanted: Outcome, done: Mapping[str, Artifact], store: Store, settings: Settings) -> Outcome:
     assert wanted.key is not None  # `_look` gives it with every step to make
     start, step, key, why = time.monotonic(), wanted.step, wanted.key, wanted.why
     inputs = {role: done[name] for role, name in step.inputs.items()}
     forced = step.name in settings.force or "*" in settings.force
 
+    def waiting() -> None:
+        settings.console.log(f"waiting {step.name}  (another process is making it)")
+
     def work() -> Artifact:
-        with store.lock(step.name, key.key):
+        with store.lock(step.name, key.key, waiting):
             found = None if forced else store.find(step.name, key.key)
             if found is not None:
                 return found  # another process made it while this one waited
             scratch = store.begin(step.name, key.key)
             settings.console.log(f"making  {step.name}  ({why})")
+            for artifact in inputs.values():
+                integrity.require(artifact)
             stage = _stage(step.stage)
             context = replace(context_of(step.params, settings), resume=scratch.resume)
             stage.check(step.params, context)
@@ -196,11 +222,11 @@ def _translated(step: str, work: Callable[[], Artifact]) -> Artifact:
     try:
         return work()
     except OSError as error:
-        if error.errno is None or isinstance(error, BrokenPipeError):
+        if isinstance(error, BrokenPipeError):
             raise  # no refusal of the disk: the reader of our log went away
         raise StageFailed(
             step,
-            f"{error.strerror} ({error.filename or 'workspace'})",
+            f"{error.strerror or error} ({error.filename or 'workspace'})",  # NumPy's writes say no errno
             "a writable workspace with free space",
             "free some space or choose another --workspace; what was finished is kept and found again",
         ) from error

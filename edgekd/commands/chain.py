@@ -12,18 +12,20 @@ from typing import Any
 
 from edgekd import recipe as recipes
 from edgekd.artifact import Artifact
-from edgekd.commands import WORKSPACE, current, output
+from edgekd.commands import WORKSPACE, current, output, start
 from edgekd.commands.find_recipe import find_recipe
+from edgekd.commands.processes import COMMAND, group_of
 from edgekd.console import Console
 from edgekd.errors import UsageError
+from edgekd.fit.distributed import Group
 from edgekd.keys import Settings
 from edgekd.pipeline import Outcome, dry_run, run, steps_of
 from edgekd.plan import Step
 from edgekd.recipe import Recipe
 from edgekd.runner.state import usable_cores
+from edgekd.stages import joint
 from edgekd.store import Store
 
-GOAL_STAGE = {"teacher": "train", "student": "distill", "quantized": "quantize", "export": "export", "bench": "bench"}
 NEXT = {
     "train": "edgekd distill",
     "distill": "edgekd quantize",
@@ -54,7 +56,15 @@ class ChainOptions:
 
 
 def chain(goal: str, options: ChainOptions) -> None:
-    """Bring the chain to a goal and print what became of it."""
+    """Bring the chain to a goal and print what became of it; under torchrun rank 0 does, and the others help it train."""
+    with group_of(os.environ) as group:
+        if group.board is None or group.leads:
+            _chain(goal, options, group)
+        else:
+            joint.follow(group, group.board)
+
+
+def _chain(goal: str, options: ChainOptions, group: Group) -> None:
     console = Console()
     recipe, recipe_dir = choose_recipe(options, console)
     steps = steps_of(recipe, until=goal, targets=options.targets)
@@ -64,9 +74,11 @@ def chain(goal: str, options: ChainOptions) -> None:
         data_roots=data_roots(options.data_root),
         recipe_dir=recipe_dir,
         console=console,
-        threads=options.threads or usable_cores() or 1,
+        threads=options.threads or max((usable_cores() or 1) // group.local_world, 1),
         force=_forced(goal, options, steps),
         pins=pins,
+        weight_caches=weight_caches(),
+        group=group,
     )
     if options.dry_run:
         from edgekd.commands.dry import print_plan
@@ -79,7 +91,7 @@ def chain(goal: str, options: ChainOptions) -> None:
         options.output.mkdir(parents=True, exist_ok=True)
     outcomes = run(recipe, steps, settings, lambda done: current.record(options.workspace, recipe, recipe_dir, done))
     copied = _copy_out(outcomes, goal, options)
-    _print(options, outcomes, copied)
+    _print(options, outcomes, copied, group)
 
 
 def choose_recipe(options: ChainOptions, console: Console) -> tuple[Recipe, Path | None]:
@@ -91,17 +103,27 @@ def choose_recipe(options: ChainOptions, console: Console) -> tuple[Recipe, Path
     overrides = list(options.overrides or [])
     if options.device is not None:
         overrides.append(f"bench.device={options.device}")
+    if start.is_file(options.source, options.workspace):
+        return start.choose(
+            str(options.source),
+            options.command,
+            options.recipe,
+            options.workspace,
+            data_roots(options.data_root),
+            overrides,
+            options.targets,
+            console,
+        )
     if options.recipe is not None:
         path = find_recipe(options.recipe)
         return recipes.load(path, overrides), path.parent
     if options.source is not None:
         artifact = current.resolve(options.workspace, options.source)
         console.log(f"recipe of {artifact.id} (chosen with --from)")
-        return recipes.from_dict(artifact.manifest["recipe"], f"recipe of {artifact.id}", overrides), None
+        return recipes.from_dict(artifact.manifest.get("recipe", {}), f"recipe of {artifact.id}", overrides), None
     found = current.require(options.workspace, "--recipe FILE, or a run to go on from")
     console.log(f"recipe {found.name} (the current run of {options.workspace})")
-    folder = Path(found.recipe_dir) if found.recipe_dir else None
-    return recipes.from_dict(found.recipe, f"recipe {found.name}", overrides), folder
+    return recipes.from_dict(found.recipe, f"recipe {found.name}", overrides), found.folder
 
 
 def data_roots(given: list[Path] | None) -> tuple[Path, ...]:
@@ -110,30 +132,36 @@ def data_roots(given: list[Path] | None) -> tuple[Path, ...]:
     return tuple(dict.fromkeys([*(given or []), *environment]))
 
 
+def weight_caches() -> tuple[Path, ...]:
+    """Where torch and Hugging Face keep weights that were fetched before, by the variables that both read."""
+    named, home = os.environ, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    torch = Path(named.get("TORCH_HOME") or home / "torch") / "hub" / "checkpoints"
+    return torch, Path(named.get("HF_HUB_CACHE") or Path(named.get("HF_HOME") or home / "huggingface") / "hub")
+
+
 def _pins(options: ChainOptions, steps: list[Step], console: Console) -> Mapping[str, Artifact]:
     """The artifact of `--from` and everything that it was made from."""
-    if options.source is None:
+    if options.source is None or start.is_file(options.source, options.workspace):
         return {}
     store = Store(options.workspace)
-    start = current.resolve(options.workspace, options.source)
+    first = current.resolve(options.workspace, options.source)
     names = {step.name for step in steps}
-    if start.step not in names:
-        raise UsageError(f"--from {options.source}", f"is a {start.step}", "a step of this chain: " + ", ".join(names))
-    pins = {start.step: start}
-    waiting = [start]
+    if first.step not in names:
+        raise UsageError(f"--from {options.source}", f"is a {first.step}", "a step of this chain: " + ", ".join(names))
+    pins = {first.step: first}
+    waiting = [first]
     while waiting:
         for name in waiting.pop().inputs.values():
             artifact = store.resolve(name)
             if artifact.step not in pins:
                 pins[artifact.step] = artifact
                 waiting.append(artifact)
-    console.log(f"starting from {start.id}")
+    console.log(f"starting from {first.id}")
     return pins
 
 
 def _forced(goal: str, options: ChainOptions, steps: list[Step]) -> frozenset[str]:
-    stage = GOAL_STAGE[goal]
-    own = frozenset(step.name for step in steps if step.stage == stage)
+    own = frozenset(step.name for step in steps if step.kind == goal)
     if options.command == "bench":
         return own  # a benchmark is asked for to be measured, not to be remembered
     if not options.force:
@@ -145,21 +173,23 @@ def _copy_out(outcomes: list[Outcome], goal: str, options: ChainOptions) -> list
     """`--output`: copies of the goal's artifacts (of `run`: what ships), one folder each."""
     if options.output is None:
         return []
-    stage = "export" if options.command == "run" else GOAL_STAGE[goal]
+    kind = "export" if options.command == "run" else goal
     copied = []
     for outcome in outcomes:
-        if outcome.step.stage == stage and outcome.artifact is not None:
+        if outcome.step.kind == kind and outcome.artifact is not None:
             place = options.output / outcome.step.name.replace("/", "-")
             shutil.copytree(outcome.artifact.path, place, dirs_exist_ok=True)
             copied.append(str(place))
     return copied
 
 
-def _print(options: ChainOptions, outcomes: list[Outcome], copied: list[str]) -> None:
+def _print(options: ChainOptions, outcomes: list[Outcome], copied: list[str], group: Group) -> None:
     from edgekd.commands.report import write_report
 
     page = write_report(options.workspace, None) if options.command in ("run", "bench") else None
     following = NEXT[options.command] + _same_place(options)
+    if group.world > 1 and options.command == "train":
+        following = COMMAND.format(group.local_world) + following.removeprefix("edgekd")
     if options.json:
         steps = [_facts(o, o.artifact) for o in outcomes if o.artifact is not None]
         report = str(page.html) if page else None

@@ -8,6 +8,7 @@ from importlib import util
 from edgekd import models as model_table
 from edgekd import profiles, registry
 from edgekd.commands import output
+from edgekd.models import catalogue
 from edgekd.profiles import Target
 
 RUNTIME_PACKAGES = {"onnxruntime": "onnxruntime"}
@@ -39,8 +40,9 @@ def devices(json: bool) -> None:
 
 
 def models(json: bool) -> None:
-    """The networks by family."""
-    _print("models", ("model", "family"), list(model_table.describe()), json, "edgekd recipes show quickstart")
+    """The networks by family, and the packages whose networks can be named."""
+    rows = [*model_table.describe(), *catalogue.describe()]
+    _print("models", ("model", "family"), rows, json, "edgekd recipes show quickstart")
 
 
 def distillers(json: bool) -> None:

@@ -9,20 +9,23 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgekd.augment import Drawn, apply
 from edgekd.console import Console, Task
 from edgekd.errors import RecipeError
 from edgekd.fit import checkpoint, compiling, optimizer, schedule, seeding
 from edgekd.fit.batches import Batch, TrainingData, batches, count
+from edgekd.fit.distributed import FEWEST
 from edgekd.fit.ema import Average
+from edgekd.fit.lesson import averaged, synchronised
 from edgekd.fit.memory import memory_errors
 from edgekd.fit.meter import Meter
 from edgekd.fit.process import autocast, own_torch
 from edgekd.fit.protocol import Context, Progress, Teaching
 from edgekd.fit.request import FitResult, Settings, Side, Validate
 from edgekd.fit.state import State, pack, unpack
+from edgekd.fit.targets import class_weights, targets
 from edgekd.models.fold import fold_batchnorm
 from edgekd.taps import Outputs, Tapped, tapped
 
@@ -47,27 +50,33 @@ def fit(
         data: Training images.
         settings: Everything else.
         console: Progress.
-        validate: Called after each epoch with the deployable network; what it gives goes into the history row.
+        validate: Called after each epoch with the deployable network; what it gives goes into the history row. Of several
+            processes rank 0 alone validates and writes checkpoints.
 
     Raises:
-        RecipeError: Fewer than two training images.
-        StageFailed: A loss is NaN or infinite, memory runs out, or a checkpoint cannot be written.
+        RecipeError: Fewer than two training images for a process.
+        StageFailed: A loss is NaN or infinite, memory runs out, a process dies, or a checkpoint cannot be written.
         IntegrityError: There are checkpoints and none can be used.
     """
-    with own_torch(settings), memory_errors(settings), ExitStack() as stack:
+    group = settings.group
+    with own_torch(settings), group.joined(settings.device), memory_errors(settings), ExitStack() as stack:
         run = _Run(student, teacher, distiller, data, settings, stack)
-        saved = checkpoint.load(settings.resume, console)
+        saved = group.shared(lambda: checkpoint.load(settings.resume, console))
         if saved is not None:
             unpack(run.state, *saved, str(settings.resume))
             console.log(f"{settings.where}: going on after epoch {run.state.epoch} of {settings.fit.epochs}")
+        left = len(data.labels) - run.steps * settings.fit.batch_size
+        if group.world > 1 and left > 0:
+            console.log(f"{settings.where}: {left} images left out of each epoch: fewer than {FEWEST} for a process")
         with console.task(settings.where, len(data.labels) * (settings.fit.epochs - run.state.epoch), "img") as task:
             while run.state.epoch < settings.fit.epochs:
                 row = run.epoch(task)
                 shown = dict(distiller.diagnostics())
-                row |= validate(run.deployed()) if validate else {}
+                row |= validate(run.deployed()) if validate and group.leads else {}
                 run.state.history.append(row)
                 run.state.diagnostics.extend([shown] if shown else [])
-                checkpoint.save(settings.resume, run.state.epoch, *pack(run.state))
+                if group.leads:
+                    checkpoint.save(settings.resume, run.state.epoch, *pack(run.state))
         return run.result()
 
 
@@ -83,12 +92,16 @@ class _Run:
         settings: Settings,
         stack: ExitStack,
     ) -> None:
-        self.data, self.settings, self.distiller = data, settings, distiller
-        self.steps = count(len(data.labels), settings.fit.batch_size)
+        self.data, self.settings, self.distiller, self.group = data, settings, distiller, settings.group
+        self.steps = count(len(data.labels), settings.fit.batch_size, self.group.world)
         if not self.steps:
-            raise RecipeError(settings.where, f"{len(data.labels)} training images", "at least 2")
-        self.network = _placed(student.network, settings.device)
-        self.shown = copy.deepcopy(self.network)  # taps hang on the trained one; this one is validated and given back
+            least = FEWEST * self.group.world
+            raise RecipeError(settings.where, f"{len(data.labels)} training images", f"at least {least}")
+        weights = class_weights(data.labels, settings.classes, settings.fit, settings.where)
+        self.weights = None if weights is None else weights.to(settings.device)
+        network = _placed(student.network, settings.device)
+        self.shown = copy.deepcopy(network)  # taps hang on the trained one; this one is validated and given back
+        self.network = synchronised(network, self.group, settings.device)
         self.student = stack.enter_context(_tapped(student, self.network))
         self.teacher: nn.Module | None = None
         original = None
@@ -104,10 +117,12 @@ class _Run:
         if settings.compile:
             self.fast_student = compiling.compiled_student(self.student)
             self.fast_teacher = None if self.teacher is None else compiling.compiled_teacher(self.teacher)
+        methods = [distiller] if isinstance(distiller, nn.Module) else []
+        self.lesson = averaged(self._loss, self.group, self.network, *methods)
         self.warm = False
 
     def _set_up(self, teacher: nn.Module | None, random: torch.Generator) -> None:
-        images = self.data.images[:EXAMPLES].to(self.settings.device).permute(0, 3, 1, 2).float() / 255
+        images = apply(self.data.images[:EXAMPLES], Drawn(())).to(self.settings.device)
         self.student.eval()
         with torch.no_grad():
             shown = Outputs(*self.student(images))
@@ -116,7 +131,7 @@ class _Run:
         context = Context(self.network, teacher, shown, seen, self.data.labels, self.settings.classes, random)
         self.distiller.setup(context)
         if isinstance(self.distiller, nn.Module):
-            self.distiller.to(self.settings.device).train()
+            synchronised(self.distiller, self.group, self.settings.device).to(self.settings.device).train()
 
     def _fresh_state(self, random: torch.Generator) -> State:
         fit = self.settings.fit
@@ -132,19 +147,22 @@ class _Run:
     def epoch(self, task: Task) -> dict[str, Any]:
         """Train one epoch; gives its history row."""
         settings, done, size = self.settings, self.state.epoch, self.settings.fit.batch_size
-        meter = Meter(settings.where, done + 1, settings.device)
-        torch.manual_seed(seeding.derive(settings.seed, "network", done))  # dropout inside networks
+        meter = Meter(settings.where, done + 1, settings.device, self.group)
+        torch.manual_seed(seeding.derive(settings.seed, "network", done, *self.group.stream))  # dropout inside networks
+        if not self.group.leads:  # noise of its own, and of each epoch: it is not in the checkpoint
+            self.state.random.manual_seed(seeding.derive(settings.seed, "method", done, *self.group.stream))
         rate, timed = 0.0, 0
         start = since = time.perf_counter()
-        for step, batch in enumerate(batches(self.data, size, settings.seed, done, settings.device)):
+        for step, batch in enumerate(batches(self.data, size, settings.seed, done, settings.device, self.group)):
             rate = optimizer.set_rate(self.state.optimizer, schedule.factor(settings.fit, done + 1, step, self.steps))
-            meter.add(self.step(batch, done * self.steps + step), len(batch.labels))
-            task.advance(len(batch.labels), epoch=f"{done + 1}/{settings.fit.epochs}", **meter.means(), **self._val())
-            timed += len(batch.labels)
+            meter.add(self.step(batch, done * self.steps + step), batch.total, self._share(batch))
+            task.advance(batch.total, epoch=f"{done + 1}/{settings.fit.epochs}", **meter.means(), **self._val())
+            timed += batch.total
             if not self.warm and self.steps > 1:  # the first step compiles
                 self.warm, since, timed = True, time.perf_counter(), 0
         meter.read()
         end = time.perf_counter()
+        self.group.require_same(settings.where, list(self.network.parameters()))
         figures = {"train_seconds": end - start, "images_per_second": timed / (end - since)}
         return {"epoch": done + 1, "lr": rate, **meter.means(), **figures}
 
@@ -152,12 +170,10 @@ class _Run:
         """One optimizer step; gives the loss terms."""
         fit, state = self.settings.fit, self.state
         progress = Progress(number // self.steps, number, number / (self.steps * fit.epochs), state.random)
-        student, teacher = self._forward(batch)
-        terms = self.distiller(
-            student, teacher, _smoothed(batch.labels, fit.label_smoothing, self.settings.classes), progress
-        )
+        terms = self.lesson(batch, progress)
+        loss, share = torch.stack(list(terms.values())).sum(), self._share(batch)
         state.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(state.scaler.scale(torch.stack(list(terms.values())).sum()))
+        torch.autograd.backward(state.scaler.scale(loss if share == 1 else loss * share))
         self.distiller.after_backward(progress)
         state.scaler.step(state.optimizer)
         state.scaler.update()
@@ -165,13 +181,22 @@ class _Run:
             state.average.update(self.network)
         return terms
 
+    def _loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        student, teacher = self._forward(batch)
+        target = targets(batch.labels, self.settings.classes, self.settings.fit.label_smoothing, self.weights)
+        return dict(self.distiller(student, teacher, target, progress))
+
+    def _share(self, batch: Batch) -> float:
+        """Weight of this process's mean in the mean over the processes: 1 but for a last batch that is shared unevenly."""
+        return len(batch.labels) * self.group.world / batch.total
+
     def _forward(self, batch: Batch) -> tuple[Outputs, Outputs | None]:
         # A trailing smaller batch runs eager: compiling a second shape costs more than it saves.
-        whole = len(batch.labels) == self.settings.fit.batch_size
+        whole = batch.total == self.settings.fit.batch_size
         student, teacher = (self.fast_student, self.fast_teacher) if whole else (self.student, self.teacher)
-        seen = None
+        seen = batch.seen
         with autocast(self.settings):
-            if teacher is not None:
+            if teacher is not None and seen is None:
                 with torch.no_grad():
                     seen = _outputs(teacher(batch.images), batch.index)
             return _outputs(student(batch.images), batch.index), seen
@@ -188,7 +213,9 @@ class _Run:
         seconds = sum(row["train_seconds"] for row in history)
         speed = len(history) / sum(1 / row["images_per_second"] for row in history)
         network = self.deployed().to("cpu")
-        return FitResult(network, history, self.state.diagnostics, seconds, speed, self.settings.compile)
+        over = {"processes": self.group.world, "batchnorm": self.group.batchnorm(self.settings.device)}
+        shared = over if self.group.world > 1 else {}
+        return FitResult(network, history, self.state.diagnostics, seconds, speed, self.settings.compile, shared)
 
     def _val(self) -> dict[str, float]:
         last = self.state.history[-1] if self.state.history else {}
@@ -209,10 +236,3 @@ def _outputs(given: tuple[Tensor, dict[str, Tensor]], index: Tensor) -> Outputs:
     """In float32: distances and softmaxes of a method underflow in half precision."""
     logits, taps = given
     return Outputs(logits.float(), {key: tap.float() for key, tap in taps.items()}, index)
-
-
-def _smoothed(labels: Tensor, amount: float, classes: int) -> Tensor:
-    """Labels [B] as they are, or as probabilities [B, classes] when smoothed (Szegedy et al. 2016, section 7)."""
-    if not amount:
-        return labels
-    return F.one_hot(labels, classes).float() * (1 - amount) + amount / classes

@@ -16,7 +16,7 @@ SHOWN = 160  # characters of torch's message: its first sentence has the figures
 
 
 @contextmanager
-def memory_errors(settings: Settings) -> Iterator[None]:
+def memory_errors(settings: Settings, hint: str = "") -> Iterator[None]:
     """Turn running out of memory into an error with the setting to change; every other error goes through as it is.
 
     Raises:
@@ -32,7 +32,7 @@ def memory_errors(settings: Settings) -> Iterator[None]:
             settings.where,
             f"out of memory on {settings.device} with batches of {size} ({str(error)[:SHOWN]})",
             "memory for the networks and one batch",
-            f"--set {settings.where}.fit.batch_size={max(size // 2, 1)}, or other programs closed",
+            hint or f"--set {settings.where}.fit.batch_size={max(size // 2, 1)}, or other programs closed",
         ) from error
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgekd.errors import StageFailed
+from edgekd.fit.distributed import Group
 
 READ_EVERY = {"cpu": 1}  # steps between two reads of the losses; elsewhere a read waits for the device
 READ_EVERY_ELSEWHERE = 50
@@ -21,10 +22,11 @@ class Meter:
         where: The step, for errors.
         epoch: Counted from 1, for errors.
         device: Where the losses live.
+        group: The processes whose parts of a batch make one mean.
     """
 
-    def __init__(self, where: str, epoch: int, device: str) -> None:
-        self.where, self.epoch = where, epoch
+    def __init__(self, where: str, epoch: int, device: str, group: Group) -> None:
+        self.where, self.epoch, self.group = where, epoch, group
         self.every = READ_EVERY.get(device, READ_EVERY_ELSEWHERE)
         self.names: tuple[str, ...] = ()
         self.pending: list[tuple[Tensor, int]] = []
@@ -32,14 +34,20 @@ class Meter:
         self.images = 0
         self.steps = 0
 
-    def add(self, terms: Mapping[str, Tensor], images: int) -> None:
-        """Take one step's terms (scalars, means over `images` images).
+    def add(self, terms: Mapping[str, Tensor], images: int, share: float = 1.0) -> None:
+        """Take one step's terms (scalars, means over this process's part of `images` images).
+
+        Args:
+            terms: By name.
+            images: Of all processes.
+            share: This process's part of the images x the number of processes.
 
         Raises:
             StageFailed: A term is NaN or infinite.
         """
         self.names = tuple(terms)
-        self.pending.append((torch.stack([term.detach().float() for term in terms.values()]), images))
+        values = torch.stack([term.detach().float() for term in terms.values()])
+        self.pending.append((values if share == 1 else values * share, images))
         if len(self.pending) >= self.every:
             self.read()
 
@@ -69,4 +77,7 @@ class Meter:
         return {"loss": sum(terms.values()), **terms}
 
     def _fetched(self) -> list[list[float]]:
-        return torch.stack([values for values, _ in self.pending]).tolist() if self.pending else []
+        if not self.pending:
+            return []
+        values: list[list[float]] = self.group.average(torch.stack([values for values, _ in self.pending])).tolist()
+        return values

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from edgekd.fit.distributed import ALONE, Group
 from edgekd.fit.state import Diagnostics
 from edgekd.recipe import Fit
 from edgekd.taps import TapPoint, Wanted
@@ -39,6 +40,7 @@ class Settings:
         compile: Compile for the full batch size.
         threads: CPU threads, >= 1.
         resume: Folder of the checkpoints.
+        group: The processes that train together; `fit.batch_size` is theirs together.
     """
 
     where: str
@@ -50,6 +52,7 @@ class Settings:
     compile: bool
     threads: int
     resume: Path
+    group: Group = ALONE
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class FitResult:
         seconds: Training time of all epochs, earlier attempts included, validation excluded.
         images_per_second: Over all epochs, the first step of each attempt left out (it compiles).
         compiled: Whether full batches ran compiled.
+        shared: `processes` and `batchnorm` (over `process` or `batch`) of a fit in several processes; empty for one.
     """
 
     network: nn.Module
@@ -71,6 +75,7 @@ class FitResult:
     seconds: float
     images_per_second: float
     compiled: bool
+    shared: Mapping[str, Any] = field(default_factory=dict)
 
     def metrics(self, compile_reason: str) -> dict[str, Any]:
         """The figures of the fit that its artifact's manifest carries."""
@@ -80,6 +85,7 @@ class FitResult:
             "images_per_second": self.images_per_second,
             "compiled": self.compiled,
             "compile_reason": compile_reason,
+            **self.shared,
         }
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from edgekd.artifact import Artifact
 from edgekd.console import Console
+from edgekd.fit.distributed import ALONE, Group
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class RunContext:
         precision: Resolved precision: `fp32`, `bf16` or `fp16`.
         compile: False forbids torch.compile in this run; True leaves it to the recipe's `fit.compile`.
         threads: Number of CPU threads, >= 1.
+        group: The processes that train together.
         classes: Number of classes of the data, when already known at check time.
         channels: Image channels, when already known at check time.
         size: (H, W) in pixels, when already known at check time.
@@ -39,6 +41,7 @@ class RunContext:
     precision: str = "fp32"
     compile: bool = True
     threads: int = 1
+    group: Group = ALONE
     classes: int | None = None
     channels: int | None = None
     size: tuple[int, int] | None = None

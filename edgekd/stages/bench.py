@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import platform
 import shutil
 from collections.abc import Mapping
@@ -73,7 +74,8 @@ def run(params: BenchParams, inputs: Mapping[str, Artifact], out: Path, context:
     link = _link(params)
     work = context.resume / "bench"
     shutil.rmtree(work, ignore_errors=True)
-    (work / "out").mkdir(parents=True)
+    answers = f"out-{os.getpid()}"  # a runner that a killed process left behind must not write among ours
+    (work / answers).mkdir(parents=True)
     build_runner(work / "runner.pyz")
     lay_bundle(params, inputs, work / "bundle", share=link.shares_files)
     profile = PROFILES[params.profile]
@@ -81,7 +83,7 @@ def run(params: BenchParams, inputs: Mapping[str, Artifact], out: Path, context:
         f"bench/{params.target}@{params.device}: {params.runtime}, {params.threads} thread(s), batch 1, "
         f"profile {params.profile} (at least {profile.seconds:g} s)"
     )
-    _run_there(link, work, out)
+    _run_there(link, work, answers, out)
     metrics = _metrics(params, out)
     shutil.rmtree(work)
     for reason in metrics["reasons"]:
@@ -114,15 +116,15 @@ def _link(params: BenchParams) -> Transport:
     return cast("Transport", registry.construct("transport", params.transport, {}))
 
 
-def _run_there(link: Transport, work: Path, out: Path) -> None:
-    """Start the runner on the device and bring its files back, or raise what it says."""
+def _run_there(link: Transport, work: Path, answers: str, out: Path) -> None:
+    """Start the runner on the device and bring the files of its folder `answers` back, or raise what it says."""
     there = link.push(work)
-    done = link.run([link.python, f"{there}/runner.pyz", "bench", f"{there}/bundle", f"{there}/out"])
+    done = link.run([link.python, f"{there}/runner.pyz", "bench", f"{there}/bundle", f"{there}/{answers}"])
     if done.returncode == INTERRUPTED:
         raise KeyboardInterrupt
     if done.returncode != 0:
         raise _error(done)
-    link.pull(f"{there}/out", out)
+    link.pull(f"{there}/{answers}", out)
 
 
 def _error(done: Completed) -> EdgekdError:

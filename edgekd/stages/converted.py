@@ -45,7 +45,13 @@ def predict(
 
 
 def conclude(
-    out: Path, step: str, against: str, reports: Mapping[str, ParityReport], context: RunContext, **extra: Any
+    out: Path,
+    step: str,
+    against: str,
+    reports: Mapping[str, ParityReport],
+    context: RunContext,
+    hint: str = "",
+    **extra: Any,
 ) -> None:
     """Write `parity.json`, say every verdict, then fail on the first that is bad.
 
@@ -55,6 +61,7 @@ def conclude(
         against: What the reference is.
         reports: {which images: verdict}.
         context: Console.
+        hint: What to type when a bound does not hold.
         **extra: Further plain values to keep in the file.
 
     Raises:
@@ -65,7 +72,7 @@ def conclude(
     for name, report in reports.items():
         context.console.log(f"{step}: {name} images against {against}: {report.text}")
     for name, report in reports.items():
-        report.require(f"{step}: parity of {name} images with {against}")
+        report.require(f"{step}: parity of {name} images with {against}", hint)
 
 
 def parity_metrics(report: ParityReport) -> dict[str, Any]:

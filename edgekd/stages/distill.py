@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import numpy as np
 from edgekd import models, predictions, registry
 from edgekd.artifact import Artifact
 from edgekd.errors import RecipeError
-from edgekd.fit import compiling, ready, seeding
+from edgekd.fit import cached, compiling, ready, seeding
 from edgekd.fit.loop import fit
 from edgekd.fit.process import own_threads
 from edgekd.fit.request import FitResult, Settings, Side
 from edgekd.params import StudentParams
 from edgekd.predictions import Predictions
-from edgekd.stages import evaluate
+from edgekd.stages import evaluate, joint
 from edgekd.stages.base import RunContext, StageResult
+from edgekd.taps import Wanted
 
 VERSION = 1
 
@@ -34,12 +36,17 @@ def check(params: StudentParams, context: RunContext) -> None:
     distiller = registry.construct("distillers", params.distill.use, params.distill.args)
     if distiller.views != 1:
         raise RecipeError("distill.use", f"{params.distill.use} wants {distiller.views} views", "a method of one view")
-    ready.check(params.fit, context.device, "student.fit", compile_allowed=context.compile)
+    ready.check(params.fit, context.device, "student.fit", compile_allowed=context.compile, group=context.group)
     student = _tap_names(params.model, context)
     if not distiller.needs_teacher:
         distiller.wanted(student, ())
     elif context.teacher_model is not None:
-        distiller.wanted(student, _tap_names(context.teacher_model, context))
+        teacher = _tap_names(context.teacher_model, context)
+        _, wanted = distiller.wanted(student, teacher)
+        if params.distill.cached_views is not None:
+            given = registry.filled("distillers", params.distill.use, params.distill.args)
+            stored = cached.stored(given.get("taps"), distiller.cached or (), teacher)
+            _check_stored(wanted, [f"{tap}:{reduction}" for tap, reduction in stored])
 
 
 def run(params: StudentParams, inputs: Mapping[str, Artifact], out: Path, context: RunContext) -> StageResult:
@@ -47,7 +54,7 @@ def run(params: StudentParams, inputs: Mapping[str, Artifact], out: Path, contex
 
     Args:
         params: See `StudentParams`.
-        inputs: `data`, and `teacher` unless the method needs none.
+        inputs: `data`, `teacher` unless the method needs none, and `views` with the answers of a cached teacher.
         out: Where weights.safetensors, model.json, predictions.npz, history.json and diagnostics.npz go.
         context: See `RunContext`.
 
@@ -57,7 +64,8 @@ def run(params: StudentParams, inputs: Mapping[str, Artifact], out: Path, contex
         IntegrityError: There are checkpoints of this step and none can be used.
     """
     data = evaluate.open_data(inputs["data"], params.roles)
-    normal = data.normal(params.normalize)
+    normal = data.normal(params.normalize, "student.normalize")
+    joint.call("distill", params, inputs, context)
     result, reason = _fitted(params, inputs, data, normal, context)
     with own_threads(context.threads):
         answers = evaluate.answers(result.network, data, normal, "cpu", ("val", "test"))
@@ -66,8 +74,15 @@ def run(params: StudentParams, inputs: Mapping[str, Artifact], out: Path, contex
     if "teacher" in inputs:
         metrics |= _agreement(answers, predictions.load(inputs["teacher"].path))
     predictions.save(out, answers)
-    evaluate.write_history(out, result.history, result.diagnostics)
-    return StageResult(metrics, evaluate.PAYLOAD)
+    mode = {"views": _mode(params)} if "teacher" in inputs else {}
+    evaluate.write_history(out, [{**row, **mode} for row in result.history], result.diagnostics)
+    return StageResult(metrics | mode, evaluate.PAYLOAD)
+
+
+def join(params: StudentParams, inputs: Mapping[str, Artifact], context: RunContext) -> None:
+    """Take part in the fit of `run` in another process; see `joint`."""
+    data = evaluate.open_data(inputs["data"], params.roles)
+    _fitted(params, inputs, data, data.normal(params.normalize, "student.normalize"), context)
 
 
 def _fitted(
@@ -83,9 +98,14 @@ def _fitted(
     teacher = _teacher(inputs["teacher"], data) if distiller.needs_teacher else None
     wanted, seen = distiller.wanted(list(points), list(teacher.points) if teacher else ())
     training = data.training(params.augment)
+    if "views" in inputs:
+        stored = cached.open_views(inputs["views"].path, seeding.derive(params.seed, "student"))
+        _check_stored(seen, stored.shapes)
+        training = replace(training, views=stored)
     decision = compiling.decide(params.fit, len(training.labels), context.device, allowed=context.compile)
     context.console.log(
-        f"student: {params.model} by {params.distill.use} on {context.device}, {context.precision}, {decision.reason}"
+        f"student: {params.model} by {params.distill.use}{f' from {_mode(params)}' if training.views else ''} "
+        f"on {context.device}, {context.precision}, {decision.reason}{context.group.described(context.device)}"
     )
     settings = Settings(
         where="student",
@@ -97,6 +117,7 @@ def _fitted(
         compile=decision.on,
         threads=context.threads,
         resume=context.resume,
+        group=context.group,
     )
     side = Side(network, points, wanted, *normal)
     shown = None if teacher is None else Side(teacher.network, teacher.points, seen, teacher.mean, teacher.std)
@@ -107,6 +128,23 @@ def _fitted(
 def _teacher(artifact: Artifact, data: evaluate.Data) -> Side:
     network, model, (mean, std) = evaluate.read_network(artifact, data)
     return Side(network, models.taps(model, network), (), mean, std)
+
+
+def _mode(params: StudentParams) -> str:
+    """How the teacher looked on, in the words of the report."""
+    views = params.distill.cached_views
+    return "live" if views is None else f"{views} cached view{'s' if views > 1 else ''}"
+
+
+def _check_stored(wanted: Wanted, stored: Collection[str]) -> None:
+    missing = [key for tap, reduction in wanted if (key := f"{tap}:{reduction}") not in stored]
+    if missing:
+        raise RecipeError(
+            "distill.cached_views",
+            f"the method reads {missing[0]} of the teacher, which is not stored",
+            "the taps that its `cached` names, and no others",
+            "remove cached_views",
+        )
 
 
 def _tap_names(model: str, context: RunContext) -> list[str]:

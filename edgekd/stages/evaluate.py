@@ -14,12 +14,14 @@ from torch import nn
 
 from edgekd import models, predictions
 from edgekd.artifact import Artifact
+from edgekd.crops import Uncut
 from edgekd.data import normalize, roles
 from edgekd.errors import RecipeError
 from edgekd.fit.batches import TrainingData
 from edgekd.fit.evaluate import evaluate
 from edgekd.fit.request import Validate
 from edgekd.fit.state import Diagnostics
+from edgekd.models import catalogue
 from edgekd.models.checkpoint import load_checkpoint
 from edgekd.models.count import count
 from edgekd.params import Roles
@@ -30,6 +32,7 @@ from edgekd.stages.converted import read_json, write_json
 WEIGHTS, MODEL, HISTORY, DIAGNOSTICS = "weights.safetensors", "model.json", "history.json", "diagnostics.npz"
 PAYLOAD = (WEIGHTS, MODEL, predictions.FILE)
 ANY_CLASSES, RGB, ANY_SIZE = 10, 3, (32, 32)  # of a network that is drafted before the data are made
+FOREIGN_SIZE = (224, 224)  # likewise of another package's: what they were made for, and some take no less
 
 Normal = tuple[Sequence[float], Sequence[float]]
 
@@ -59,9 +62,9 @@ class Data:
         """(H, W) in pixels."""
         return int(self.facts["height"]), int(self.facts["width"])
 
-    def normal(self, name: str) -> Normal:
-        """(mean, std) a channel for the recipe's `normalize`."""
-        mean, std = normalize.resolve(name, self.facts)
+    def normal(self, name: str, where: str = "teacher.normalize") -> Normal:
+        """(mean, std) a channel for the recipe's `normalize`, which stands at `where`."""
+        mean, std = normalize.resolve(name, self.facts, where)
         return tuple(mean), tuple(std)
 
     def build(self, model: str, generator: torch.Generator | None = None) -> nn.Module:
@@ -70,11 +73,14 @@ class Data:
         return models.build(model, classes=self.classes, channels=channels, size=self.size, generator=generator)
 
     def training(self, augment: tuple[str, ...] | None) -> TrainingData:
-        """The training images in memory; augment None: the data set's own."""
-        images, labels = self.arrays.images("train"), self.arrays.labels("train")
+        """The training images, in memory unless `rrc` cuts them out of whole photos; augment None: the data set's own."""
         tokens = tuple(self.facts["augment"]) if augment is None else augment
+        labels = torch.from_numpy(np.asarray(self.arrays.labels("train"), dtype=np.int64))
+        if "rrc" in tokens and self.arrays.photos is not None:
+            return TrainingData(Uncut(self.arrays.photos, self.size), labels, tokens)
+        images = self.arrays.images("train")
         inside = torch.from_numpy(np.ascontiguousarray(images.images[images.rows]))
-        return TrainingData(inside, torch.from_numpy(np.asarray(labels, dtype=np.int64)), tokens)
+        return TrainingData(inside, labels, tokens)
 
 
 def open_data(artifact: Artifact, wanted: Roles) -> Data:
@@ -84,9 +90,8 @@ def open_data(artifact: Artifact, wanted: Roles) -> Data:
 
 def draft(model: str, context: RunContext) -> nn.Module:
     """A network to look at before work: for these images and classes, or for any while the data are not made yet."""
-    return models.build(
-        model, classes=context.classes or ANY_CLASSES, channels=context.channels or RGB, size=context.size or ANY_SIZE
-    )
+    size = context.size or (FOREIGN_SIZE if catalogue.is_foreign(model) else ANY_SIZE)
+    return models.build(model, classes=context.classes or ANY_CLASSES, channels=context.channels or RGB, size=size)
 
 
 def answers(network: nn.Module, data: Data, normal: Normal, device: str, which: Sequence[str]) -> Predictions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
     test = arrays.images("test")
     wanted = evaluate_onnx(graph, test.images, test.rows, *norm, context.threads)
     report = int8_parity(wanted, found)
-    conclude(out, f"quantized/{params.scheme}", "the float graph", {"test": report}, context)
+    conclude(out, f"quantized/{params.scheme}", "the float graph", {"test": report}, context, hint=_hint(params))
     return StageResult(
         metrics={
             **predictions.summarize(answers),
@@ -100,6 +101,13 @@ def _quantizer(params: QuantizeParams) -> Quantizer:
     assert isinstance(quantizer, Quantizer)
     quantizer.require(params.scheme)
     return quantizer
+
+
+def _hint(params: QuantizeParams) -> str:
+    """What else the quantizer could be told: the arguments with a closed choice that the recipe leaves at their default."""
+    free = [a for a in registry.find("quantizers", params.use).arguments if a.name not in params.args]
+    choices = [(a.name, re.findall(r"'(\w+)'", a.annotation)) for a in free if a.annotation.startswith("Literal[")]
+    return " or ".join(f"--set quantize.{name}={'|'.join(values)}" for name, values in choices)
 
 
 def _batches(
