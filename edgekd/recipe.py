@@ -44,7 +44,11 @@ class PluginSection(Section):
 class Data(PluginSection):
     """Which images, and how they are split and changed on the way in."""
 
-    val: int = Field(0, ge=0, description="images held out of train; 0 = protocol of the papers")
+    val: int = Field(
+        0,
+        ge=0,
+        description="images held out of train, 0 = protocol of the papers; of data with a val split: how many of it, 0 = all",
+    )
     train: int | None = Field(None, ge=2, description="use only so many training images")
     size: int | None = Field(None, ge=4, le=1024, description="side of the square that images are resized to")
     resize: Literal["fit-crop", "squash", "photo"] | None = Field(
@@ -277,9 +281,12 @@ def _override(source: yamlsource.Source, text: str) -> None:
 
 
 def _forget_training(data: dict[str, Any], origin: str) -> None:
-    """A student that an override imports is not fitted: what the recipe says of that is of no use to it."""
+    """A student that an override imports is not fitted: what the recipe says of that is of no use to it.
+
+    An ONNX file is another network: nothing that is said of the one before it holds, least of all its normalisation.
+    """
     student = data["student"]
-    for name in ("fit", "checkpoint", "onnx", "scheme", *(["model"] if origin == "onnx" else [])):
+    for name in list(student) if origin == "onnx" else ("fit", "checkpoint", "onnx", "scheme"):
         student.pop(name, None)
     data.pop("distill", None)
 

@@ -15,11 +15,12 @@ def check(recipe: Recipe) -> None:
     Raises:
         RecipeError: See `plan`.
     """
-    from edgekd.data.base import check_augment
+    from edgekd.data.base import check_augment, check_resize
 
     registry.check("data", recipe.data.use, recipe.data.args, "data")
     if recipe.data.augment is not None:
         check_augment(tuple(recipe.data.augment))
+    check_resize(recipe.data.size, recipe.data.resize)
     registry.check("quantizers", recipe.quantize.use, recipe.quantize.args, "quantize")
     _check_student(recipe)
     if recipe.distill is not None:

@@ -141,7 +141,16 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[Row]:
         f"{uneven['ratio']:.1f} ({_line(uneven['largest'])} / {_line(uneven['smallest'])})",
         f"{WEIGHTS_FROM:g} or more: think of fit.class_weights: balanced" if uneven["weights_suggested"] else "",
     )
-    for what, names, becomes in (
+    for what, names, becomes in _named(facts, left_out):
+        if names:
+            yield what, _some(names), becomes
+    if facts["outside"]:
+        yield "beside class folders", f"{facts['outside']:,} of other files", "not looked at"
+
+
+def _named(facts: Mapping[str, Any], left_out: str) -> tuple[tuple[str, Sequence[str], str], ...]:
+    """(what was found, where, what becomes of it), empty or not."""
+    return (
         ("cannot be decoded", [f"{name} ({fault})" for name, fault in facts["broken"].items()], left_out),
         ("not images", facts["not_images"], left_out),
         ("copies in one class", facts["copies"], f"the first stays, the rest {_copies(facts, left_out)}"),
@@ -157,11 +166,7 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[Row]:
             f"fewer than {FEW}: its accuracy is chance",
         ),
         ("class names", facts["class_names"], "taken as they are"),
-    ):
-        if names:
-            yield what, _some(names), becomes
-    if facts["outside"]:
-        yield "beside class folders", f"{facts['outside']:,} of other files", "not looked at"
+    )
 
 
 def _copies(facts: Mapping[str, Any], left_out: str) -> str:

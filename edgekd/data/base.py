@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -196,7 +197,7 @@ def check_resize(size: int | None, resize: str | None) -> None:
 
 def places(name: str, roots: Sequence[Path]) -> tuple[Path, ...]:
     """Where a data set may lie: `<root>/<name>` and `<root>/data/<name>`; an absolute name is taken as given."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 - Path.expanduser raises where `~name` is a folder and no user
     if path.is_absolute():
         return (path,)
     return tuple(place for root in roots for place in (root / name, root / "data" / name))

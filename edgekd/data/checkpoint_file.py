@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def find_checkpoint(
 
 def places(name: str, recipe_dir: Path | None, roots: Sequence[Path]) -> list[Path]:
     """Where `find_checkpoint` looks, in order."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 - Path.expanduser raises where `~name` is a file and no user
     if path.is_absolute():
         return [path]
     beside = [recipe_dir / path] if recipe_dir is not None else []

@@ -14,7 +14,7 @@ from edgekd.console import Console
 from edgekd.data.base import Allocate, Decoded, Labels, Located, locate_files, settle_splits
 from edgekd.data.classnames import check_class_names
 from edgekd.data.images import Encoded, Stream, decode_streams
-from edgekd.data.stratify import Rows, fixed_split
+from edgekd.data.stratify import Rows, fixed_split, twins
 from edgekd.errors import IntegrityError, RecipeError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -87,11 +87,13 @@ def arrange(
         where: The recipe key to name in errors.
 
     Raises:
-        RecipeError: Fewer than two classes, no training or no test split, a class that is not in every split.
+        RecipeError: Fewer than two classes, no training or no test split, a class that is not in every split; of bare classes,
+            too few images, or a class of which every image is there more than once.
     """
     if layout == "class folders":
         classes, labels = _label([name[0] for name in names], where)
         train, test, rule = fixed_split(labels, hashes, TEST_FRACTION)
+        _check_test(classes, labels, test, twins(hashes)[0], where)
         return classes, labels, {"train": train, "test": test}, rule
     classes, labels = _label([name[1] for name in names], where)
     splits = np.array([SPLIT_FOLDERS[name[0]] for name in names])
@@ -157,6 +159,18 @@ def _label(names: Sequence[str], where: str) -> tuple[tuple[str, ...], Labels]:
         raise RecipeError(where, f"classes found: {', '.join(classes)}", "two or more class folders")
     check_class_names(classes.tolist(), where)
     return tuple(str(name) for name in classes), labels.astype(np.int64)
+
+
+def _check_test(classes: tuple[str, ...], labels: Labels, test: Rows, repeated: Rows, where: str) -> None:
+    """Repeated images stay in train: a class of nothing else would be missing in test, and in every accuracy, without a word."""
+    sizes = np.bincount(labels)
+    copied = np.flatnonzero(np.bincount(labels[repeated], minlength=len(sizes)) == sizes)
+    if len(copied):
+        found = f"every image of class {classes[int(copied[0])]!r} is there more than once: none can be held out for testing"
+        raise RecipeError(where, found, "images of its own", "remove the copies, or sort all into folders train and test")
+    if not len(test):
+        found = f"{len(labels)} images in {len(classes)} classes: too few to hold out a fifth for testing"
+        raise RecipeError(where, found, "more images", "sort them into folders train and test yourself")
 
 
 def _check_classes(classes: tuple[str, ...], labels: Labels, rows: dict[str, Rows], where: str) -> None:

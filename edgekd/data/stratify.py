@@ -49,13 +49,19 @@ def twins(hashes: npt.NDArray[np.generic]) -> tuple[Rows, int]:
 
 
 def fixed_split(labels: Labels, hashes: npt.NDArray[np.generic], test_fraction: float) -> tuple[Rows, Rows, str]:
-    """(train rows, test rows, the rule in words): stratified, always the same; rows with a twin stay in train."""
+    """(train rows, test rows, the rule in words): stratified, always the same; rows with a twin stay in train.
+
+    A class that would go to test with every row gives only its own share: a lone image stays in train.
+    """
     rows = np.arange(len(labels), dtype=np.int64)
     repeated, _ = twins(hashes)
     eligible = np.setdiff1d(rows, repeated, assume_unique=True)
-    test = stratified(
-        labels, eligible, min(round(test_fraction * len(rows)), len(eligible)), np.random.Generator(np.random.PCG64(0))
-    )
+    generator = np.random.Generator(np.random.PCG64(0))
+    test = stratified(labels, eligible, min(round(test_fraction * len(rows)), len(eligible)), generator)
+    for label in np.setdiff1d(labels, np.delete(labels, test)):
+        own = test[labels[test] == label]
+        given = stratified(labels, own, int(test_fraction * len(own)), generator)
+        test = np.setdiff1d(test, np.setdiff1d(own, given, assume_unique=True), assume_unique=True)
     share = f"{100 - round(100 * test_fraction)}/{round(100 * test_fraction)}"
     rule = f"fixed {share} train/test, stratified by class (PCG64 seed 0); images that are there twice stay in train"
     return np.setdiff1d(rows, test, assume_unique=True), test, rule

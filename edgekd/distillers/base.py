@@ -67,7 +67,11 @@ class Distiller(nn.Module, ABC):
         return [{"params": parameters}] if parameters else []
 
     def after_backward(self, progress: Progress) -> None:
-        """Step a second optimizer, if the method has one."""
+        """Step a second optimizer, if the method has one.
+
+        Of several processes each sees its part of the batch; gradients of the terms are already their mean, and what a
+        method computes here itself it must average itself. Buffers are each process's own, rank 0's are saved.
+        """
         return
 
     def deploy(self, student: nn.Module) -> nn.Module:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from edgekd.data import normalize
-from edgekd.errors import RecipeError
+from edgekd.errors import IntegrityError, RecipeError
 from edgekd.onnximport.read import WHERE
+
+T = TypeVar("T", str, float)
 
 
 def require_classes(own: Mapping[str, str], classes: Sequence[str], name: str) -> None:
@@ -16,8 +19,9 @@ def require_classes(own: Mapping[str, str], classes: Sequence[str], name: str) -
 
     Raises:
         RecipeError: They are not; names the first that differs. A file that says nothing is believed.
+        IntegrityError: What it says is no list of names.
     """
-    theirs = json.loads(own.get("classes", "null"))
+    theirs = None if "classes" not in own else _list(own, "classes", str, name)
     if theirs is None or theirs == list(classes):
         return
     at = next((i for i, pair in enumerate(zip(theirs, classes, strict=False)) if pair[0] != pair[1]), None)
@@ -56,19 +60,35 @@ def statistics(named: str | None, own: Mapping[str, str], data: Mapping[str, Any
 
     Raises:
         RecipeError: Neither says it, they say different things, or it is for other channels than the data have.
+        IntegrityError: What the file says are no numbers to normalise with.
     """
     require_normalize(named, own, name)
     wanted = None if named is None else normalize.resolve(named, data, "student.normalize")
     if not _says(own):
         assert wanted is not None  # asked above
         return wanted
-    found = tuple(json.loads(own["mean"])), tuple(json.loads(own["std"]))
+    found = tuple(_list(own, "mean", float, name)), tuple(_list(own, "std", float, name))
+    if len(found[0]) != len(found[1]) or not all(0 < value < math.inf for value in found[1]):
+        raise IntegrityError(WHERE, f"{name} says std {own['std'][:80]!r}", "a positive number a channel")
     if wanted is not None and wanted != found:
         said = f"{named}, and {name} says mean {list(found[0])}, std {list(found[1])}"
         raise RecipeError("student.normalize", said, "one of the two", "remove it")
     if len(found[0]) != data["channels"]:
         raise RecipeError(WHERE, f"{name} normalises {len(found[0])} channels", f"{data['channels']}, as the data have")
     return found
+
+
+def _list(own: Mapping[str, str], key: str, kind: type[T], name: str) -> list[T]:
+    """An entry of the file: a JSON list of texts, or of finite numbers."""
+    try:
+        values = json.loads(own[key], parse_int=kind)  # 1 may stand for 1.0
+    except (ValueError, RecursionError):
+        values = None
+    good = isinstance(values, list) and all(isinstance(v, kind) for v in values)
+    if not good or (kind is float and not all(map(math.isfinite, values))):
+        expected = "a JSON list of " + ("numbers" if kind is float else "names")
+        raise IntegrityError(WHERE, f"{name} says {key} {own[key][:80]!r}", expected)
+    return list(values)
 
 
 def _says(own: Mapping[str, str]) -> bool:

@@ -25,18 +25,22 @@ def data_facts(folders: Mapping[str, Folder]) -> DataFacts | None:
         split_rule=str(data.get("split_rule", "")),
         duplicates=", ".join(f"{key} {value}" for key, value in (data.get("duplicates") or {}).items()),
         skipped=int(data.get("skipped", 0)),
-        roles=tuple(_roles(folders)),
+        roles=tuple(_roles(folders, (data.get("splits") or {}).get("val"))),
     )
 
 
-def _roles(folders: Mapping[str, Folder]) -> Iterator[tuple[str, str]]:
+def _roles(folders: Mapping[str, Folder], own_val: int | None) -> Iterator[tuple[str, str]]:
+    """Who looked at what; own_val: images of the data's own val split, None where it has none."""
     names = ("student", "teacher", *(name for name in folders if name.startswith(("graph", "quantized"))))
     first = next((folders[name] for name in names if name in folders), None)
     roles = (first.params.get("roles") or {}) if first is not None else {}
     fitted = first is not None and first.params.get("fit") is not None
     if roles.get("train") is not None:
         yield "train used", f"{roles['train']:,} images, a stratified subset"
-    if "val" in roles:
+    if "val" in roles and own_val is not None:
+        part = f"{roles['val']:,} of its {own_val:,} images" if roles["val"] else f"{own_val:,} images, whole"
+        yield "val", f"the data's own split, {part}"
+    elif "val" in roles:
         none = "none: the last epoch is kept, test decides nothing" if fitted else "none"
         held = f"{roles['val']:,} images" if roles["val"] else none
         yield "val held out of train", held
@@ -47,6 +51,8 @@ def _roles(folders: Mapping[str, Folder]) -> Iterator[tuple[str, str]]:
         images = folder.metrics.get("calibration_images")
         if images is not None:
             yield "calibration", f"{images:,} un-augmented training images ({name})"
-    touches = sum(int(folder.artifact.manifest.get("test_touches", 0)) for folder in folders.values())
+    # Not the data themselves, whose manifest counts the test images: they answer nothing.
+    touched = [folder.artifact.manifest.get("test_touches", 0) for name, folder in folders.items() if name != "data"]
+    touches = sum(map(int, touched))
     if touches:
         yield "test looked at", f"{touches} times, once by each evaluated artifact"

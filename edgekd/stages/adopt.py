@@ -79,7 +79,6 @@ def run(params: AdoptParams, inputs: Mapping[str, Artifact], out: Path, context:
     adopted = adopt(model, path.name, wanted, params.opset)
     for change in (*adopted.changes, *([] if "classes" in own else ["its classes taken to be in the data's order"])):
         context.console.log(f"adopt: {path.name}: {change}")
-
     golden = np.asarray(data.images("train").images[calibration.golden_rows(data, params.golden)])
     kept = _simplified(adopted, params, normalize.apply(golden, *norm))
     facts = _facts(kept, own, params, data.info, norm, adopted.opset)

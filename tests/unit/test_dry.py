@@ -54,6 +54,20 @@ def test_a_fresh_workspace_knows_the_time_of_training(tmp_path, capsys, monkeypa
     assert fewer["student"] == pytest.approx(found["student"] / 2)
 
 
+def test_networks_of_other_packages_are_run_to_be_timed(tmp_path, capsys, monkeypatch):
+    name = "torchvision:shufflenet_v2_x0_5"
+    assert estimate.measured(name, 10, 1, (8, 8), 1, True) > 0
+    monkeypatch.setattr(estimate, "convolution_rate", lambda threads: 1e11)
+    monkeypatch.setattr(estimate, "measured", lambda *given: 0.5 if given == (name, 10, 1, (8, 8), 1, True) else 0.25)
+    ours, _ = estimates(tmp_path, capsys)
+    student, complete = estimates(tmp_path, capsys, f"student.model={name}")
+    assert complete and student["teacher"] == ours["teacher"]
+    assert 10 * 1438 * 0.5 < student["student"] < 10 * 1438 * 0.5 + ours["student"]
+    both, _ = estimates(tmp_path, capsys, f"student.model={name}", f"teacher.model={name}")
+    assert both["teacher"] == 2 * 1438 * 0.5
+    assert both["student"] == 10 * 1438 * (0.5 + 0.25)
+
+
 def test_the_newest_like_training_counts(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(estimate, "convolution_rate", lambda threads: 1e11)
     old = trained(speed=100.0, sealed_at="2026-01-01T00:00:00+00:00")

@@ -255,6 +255,25 @@ def test_a_file_that_says_nothing_is_taken_as_the_recipe_says(original, home):
     assert json.loads((steps["graph"].path / "model.json").read_text())["model"] == "imported network"
 
 
+HOSTILE = [
+    ("classes", "cat,dog"),
+    ("classes", "5"),
+    ("mean", "[x]"),
+    ("mean", '["a"]'),
+    ("mean", "0.5"),
+    ("std", "[0.0]"),
+    ("std", "[NaN]"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), HOSTILE)
+def test_nonsense_that_a_file_says_of_itself_is_damage(home, key, value):
+    model = onnx.load(home / "model.onnx")
+    onnxfile.save(onnxfile.set_metadata(model, onnxfile.metadata(model) | {key: value}), home / "nonsense.onnx")
+    done = call(home, "quantize", "--from", "nonsense.onnx", "--recipe", "tiny.yaml", "--workspace", "w")
+    assert done.code == 6 and value in done.err and "Traceback" not in done.err, done.err
+
+
 # ---- the recipe -------------------------------------------------------------------------------------------------------
 
 
@@ -275,6 +294,25 @@ def test_a_student_has_one_origin(student, says):
     values = {k: v for k, v in RECIPE.items() if k != "distill"} | {"student": student}
     with pytest.raises(RecipeError, match=says):
         steps_of(recipes.from_dict(values, "x"))
+
+
+def test_nothing_that_is_said_of_another_student_is_taken_for_the_file():
+    given = {
+        "model": "resnet8",
+        "checkpoint": "a.pt",
+        "normalize": "none",
+        "expect_top1": 90.0,
+        "trained_on": "train+val",
+    }
+    values = {k: v for k, v in RECIPE.items() if k != "distill"} | {"student": given}
+    recipe = recipes.from_dict(values, "x", ["student.normalize=imagenet", "student.onnx=b.onnx"])
+    assert recipe.student.model_dump() == {"onnx": "b.onnx", "normalize": "imagenet"}
+    assert recipes.from_dict(values, "x", ["student.onnx=b.onnx"]).student.model_dump() == {"onnx": "b.onnx"}
+
+
+def test_a_resize_rule_without_a_size_is_refused_before_the_data_are_looked_for():
+    with pytest.raises(RecipeError, match="without a size"):
+        steps_of(recipes.from_dict(RECIPE | {"data": {"use": "digits", "resize": "photo"}}, "x"))
 
 
 def test_a_fitted_student_needs_a_method_and_an_imported_one_has_none():

@@ -53,6 +53,32 @@ def test_bare_classes_get_a_fixed_stratified_split_and_twins_stay_in_train(tmp_p
     assert "80/20" in data.split_rule
 
 
+@pytest.mark.parametrize(
+    ("sizes", "copied", "held_out"),
+    [((25, 25, 1, 1, 1), 0, [5, 5, 0, 0, 0]), ((40, 8), 39, [1, 1])],
+    ids=["lone images", "a class where all others are there twice"],
+)
+def test_no_class_goes_to_test_whole(tmp_path: Path, sizes: tuple[int, ...], copied: int, held_out: list[int]) -> None:
+    for label, size in enumerate(sizes):
+        images = noise(size, seed=label)
+        if not label and copied:
+            images[:copied] = images[0]
+        write(tmp_path / str(label), images)
+    data = decode(tmp_path)
+    assert np.bincount(data.splits["test"][1], minlength=len(sizes)).tolist() == held_out
+    assert set(data.splits["train"][1]) == set(range(len(sizes)))
+
+
+@pytest.mark.parametrize(
+    ("n", "copies", "says"), [(20, 2, "every image of class 'rare'"), (1, 1, "too few to hold out")]
+)
+def test_classes_that_cannot_be_tested_are_refused(tmp_path: Path, n: int, copies: int, says: str) -> None:
+    write(tmp_path / "common", noise(n))
+    write(tmp_path / "rare", np.concatenate([noise(n // copies, seed=1)] * copies))
+    with pytest.raises(RecipeError, match=says):
+        decode(tmp_path)
+
+
 def test_grey_and_colour_of_many_sizes(tmp_path: Path) -> None:
     write(tmp_path / "train" / "cat", noise(2, 20, 30, 1))
     write(tmp_path / "train" / "dog", noise(2, 40, 10))

@@ -7,6 +7,7 @@ import pytest
 
 from edgekd import registry
 from edgekd.data.base import check_augment, check_resize, find_folder, locate_files, settle_splits
+from edgekd.data.checkpoint_file import find_checkpoint
 from edgekd.errors import IntegrityError, RecipeError
 
 
@@ -48,6 +49,13 @@ def test_lookup_order_and_absolute_path(tmp_path: Path) -> None:
     first.mkdir(parents=True)
     assert find_folder("k", "pets", roots, Path.is_dir, "x") == first
     assert find_folder("k", str(second), roots, Path.is_dir, "x") == second
+
+
+def test_a_folder_that_is_called_like_a_home_is_found(tmp_path: Path) -> None:
+    (tmp_path / "~no-such-user").mkdir()
+    assert find_folder("k", "~no-such-user", [tmp_path], Path.is_dir, "x") == tmp_path / "~no-such-user"
+    (tmp_path / "~no-such-user.pt").touch()
+    assert find_checkpoint("~no-such-user.pt", None, [tmp_path]) == tmp_path / "~no-such-user.pt"
 
 
 def test_sources_is_content_not_place(tmp_path: Path) -> None:

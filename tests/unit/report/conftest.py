@@ -52,7 +52,7 @@ class Maker:
             "metrics": metrics or {},
             "params": params or {},
             "files": {},
-            "test_touches": 1 if "export" not in step and step != "data" else 0,
+            "test_touches": 1 if "export" not in step else 0,
             "versions": {"edgekd": "0.1.0", "torch": "2.15.0"},
             "host": {"system": "Linux", "name": "secret-host"},
         }

@@ -272,6 +272,18 @@ def test_data_says_who_looked_at_what(found):
     assert "class weights" not in roles
 
 
+@pytest.mark.parametrize(("val", "says"), [(0, "9,000 images, whole"), (500, "500 of its 9,000 images")])
+def test_a_val_split_of_the_datas_own_is_told(make, recipe, val, says):
+    maker = make()
+    plain = maker.distilled
+    maker.distilled = lambda use: {**plain(use), "roles": {"val": val}}
+    folder = maker.chain()["data"].path
+    document = json.loads((folder / "data.json").read_text())
+    maker.write(folder, "data.json", document | {"splits": document["splits"] | {"val": 9000}})
+    roles = dict(facts.gather(maker.made, recipe).data.roles)
+    assert roles["val"] == f"the data's own split, {says}" and "val held out of train" not in roles
+
+
 def test_class_weights_are_told(make, recipe):
     maker = make()
     plain = maker.distilled
