@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from edgekd.fit import compiling
+from edgekd.fit import allocator, compiling
 from edgekd.fit.request import Settings
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,6 +33,8 @@ def own_threads(threads: int) -> Iterator[None]:
 @contextmanager
 def own_torch(settings: Settings) -> Iterator[None]:
     """Thread count and global generator for this fit alone; compiled code is dropped after it."""
+    if settings.device == "cpu":
+        allocator.keep_freed_memory()
     try:
         with own_threads(settings.threads), torch.random.fork_rng():
             yield
