@@ -433,7 +433,9 @@ def main() -> None:
     `app()` is not called: it turns Ctrl-C and a closed pipe into exits of its own before they can be told apart.
     """
     try:
-        if "LOCAL_RANK" not in os.environ:  # torchrun ends its workers itself; blocked in a collective they run no Python
+        if (
+            "LOCAL_RANK" not in os.environ
+        ):  # torchrun ends its workers itself; blocked in a collective they run no Python
             signal.signal(signal.SIGTERM, _interrupt)
         command = typer.main.get_command(app)
         with command.make_context("edgekd", sys.argv[1:]) as context:

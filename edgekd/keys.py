@@ -80,9 +80,7 @@ def prepare(step: Step, settings: Settings) -> Step:
 
         return replace(step, params=data.locate(params, _roots(params, settings)))
     if isinstance(params, TeacherParams) and params.checkpoint is not None:
-        path = find_checkpoint(
-            params.checkpoint, settings.recipe_dir, settings.data_roots, f"{params.role}.checkpoint"
-        )
+        path = find_checkpoint(params.checkpoint, settings.recipe_dir, settings.data_roots, f"{params.role}.checkpoint")
         update = {"checkpoint": str(path), "checkpoint_sha256": sha256_file(path)}
         return replace(step, params=params.model_copy(update=update))
     if isinstance(params, TeacherParams) and params.weights is not None:

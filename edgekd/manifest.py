@@ -34,7 +34,7 @@ def facts(
         **material,
         "inputs": {role: {"id": a.id, "step": a.step, "key": a.key, "digest": a.digest} for role, a in inputs.items()},
         "metrics": dict(metrics),
-        "test_touches": 1 if "n_test" in metrics else 0,
+        "test_touches": 1 if "top1_percent" in metrics else 0,
         "recipe": _portable(recipe),
         "seed": recipe.seed,
         "threads": threads,
@@ -71,7 +71,13 @@ def difference(before: Mapping[str, Any], material: Mapping[str, Any]) -> str:
 def _portable(recipe: Recipe) -> dict[str, Any]:
     """The recipe without machine paths: of an absolute path only the last part is kept."""
     values = recipe.model_dump(mode="json")
-    for section, key in (("data", "path"), ("teacher", "checkpoint"), ("teacher", "weights"), ("student", "checkpoint"), ("student", "onnx")):
+    for section, key in (
+        ("data", "path"),
+        ("teacher", "checkpoint"),
+        ("teacher", "weights"),
+        ("student", "checkpoint"),
+        ("student", "onnx"),
+    ):
         text = (values.get(section) or {}).get(key)
         if isinstance(text, str) and Path(text).is_absolute():
             values[section][key] = Path(text).name

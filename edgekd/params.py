@@ -47,7 +47,9 @@ class TeacherParams(Params):
     normalize: str = "dataset"
     expect_top1: float | None = None
     trained_on: Literal["train", "train+val"] = "train"
-    role: Literal["teacher", "student"] = Field(default="teacher", exclude_if=lambda role: role == "teacher")  # the step's name
+    role: Literal["teacher", "student"] = Field(
+        default="teacher", exclude_if=lambda role: role == "teacher"
+    )  # the step's name
     augment: tuple[str, ...] | None = None  # None: the data set's own
     roles: Roles
     seed: int

@@ -121,7 +121,9 @@ class Student(Section):
     )
     onnx: str | None = Field(None, exclude_if=_absent, description="ONNX file; looked up like a checkpoint")
     scheme: str | None = Field(
-        None, exclude_if=_absent, description="of an ONNX file that is quantized: the targets' scheme that it stands for"
+        None,
+        exclude_if=_absent,
+        description="of an ONNX file that is quantized: the targets' scheme that it stands for",
     )
     normalize: str | None = Field(
         None,

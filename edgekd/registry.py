@@ -244,7 +244,9 @@ def _model(plugin: Plugin) -> Any:
         kind = eval(argument.annotation, {"__builtins__": {}}, _NAMESPACE)  # our own source or an installed package's
         default = ... if argument.default is None else ast.literal_eval(argument.default)
         fields[argument.name] = (kind, Field(default))
-    return create_model(plugin.class_name, __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **fields)
+    return create_model(
+        plugin.class_name, __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **fields
+    )
 
 
 def stage_version(stage: str) -> int:

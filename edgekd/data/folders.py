@@ -167,7 +167,9 @@ def _check_test(classes: tuple[str, ...], labels: Labels, test: Rows, repeated: 
     copied = np.flatnonzero(np.bincount(labels[repeated], minlength=len(sizes)) == sizes)
     if len(copied):
         found = f"every image of class {classes[int(copied[0])]!r} is there more than once: none can be held out for testing"
-        raise RecipeError(where, found, "images of its own", "remove the copies, or sort all into folders train and test")
+        raise RecipeError(
+            where, found, "images of its own", "remove the copies, or sort all into folders train and test"
+        )
     if not len(test):
         found = f"{len(labels)} images in {len(classes)} classes: too few to hold out a fifth for testing"
         raise RecipeError(where, found, "more images", "sort them into folders train and test yourself")

@@ -162,6 +162,7 @@ def _work(rank: int, n: int, port: int, folder: Path, entry: Callable[[], None],
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits SIG_IGN
     sys.argv = ["edgekd", *argv]
     try:
         entry()
