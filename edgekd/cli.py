@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -450,7 +451,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted; what was finished is kept, the same command goes on from there", err=True)
-        sys.exit(130)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        # Not sys.exit: a Ctrl-C that fell into code run by a C library makes Python end by the signal instead of a code.
+        os._exit(130)
     except BrokenPipeError:  # the reader of a pipe went away: no error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -29,18 +29,16 @@ class Link(Transport):
     def run(self, argv: Sequence[str]) -> Completed:
         """Run a command and wait."""
         try:
-            done = subprocess.run(
-                list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
-            )
+            code, out, err = _run(argv)
         except FileNotFoundError as error:
             raise MissingTool(argv[0], "no such program", "a program on this machine") from error
         except OSError as error:
             raise StageFailed(argv[0], error.strerror or str(error), "a program that starts") from error
-        if done.returncode < 0 or done.returncode == SHELL_SIGNAL + signal.SIGKILL:
-            number = -done.returncode if done.returncode < 0 else signal.SIGKILL
+        if code < 0 or code == SHELL_SIGNAL + signal.SIGKILL:
+            number = -code if code < 0 else signal.SIGKILL
             why = "out of memory?" if number == signal.SIGKILL else "see the system log"
             raise StageFailed(Path(argv[0]).name, f"killed by {_name(number)} ({why})", "a worker that ends by itself")
-        return Completed(done.returncode, done.stdout, done.stderr)
+        return Completed(code, out, err)
 
     def pull(self, there: str, folder: Path) -> None:
         """Copy the files."""
@@ -54,6 +52,20 @@ class Link(Transport):
             raise StageFailed(
                 str(error.filename or there), error.strerror or str(error), "files of the device"
             ) from error
+
+
+def _run(argv: Sequence[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr. Interrupted, the child is dead and gone before this ends; `subprocess.run` leaves it dying."""
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace")
+    with child:
+        try:
+            out, err = child.communicate()
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+    return child.returncode, out, err
 
 
 def _name(number: int) -> str:
