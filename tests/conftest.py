@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests see no workspace of the user's. Not a fixture: one of a wider scope would run before it.
+os.environ.pop("EDGEKD_WORKSPACE", None)
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
@@ -24,9 +27,3 @@ def pytest_runtest_makereport(item, call):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, and EDGEKD_REQUIRE_DATA=1 says the data is there"
     return report
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch):
-    """Tests see no workspace of the user's."""
-    monkeypatch.delenv("EDGEKD_WORKSPACE", raising=False)
