@@ -22,6 +22,9 @@ from edgekd.stages import joint
 from edgekd.stages.base import RunContext
 
 
+FILES = ("checkpoint", "weights", "onnx")  # parameters that name a file; beside each stands `<name>_sha256`
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a pipeline run behaves; nothing in here changes a result.
@@ -127,16 +130,11 @@ def stated(step: Step, made: Artifact) -> dict[str, Any]:
     """
     old: Mapping[str, Any] = made.manifest.get("params", {})
     params = _hashed(step.params)
-    for name in ("sources", "layout", "checkpoint_sha256", "onnx_sha256"):
-        if name in old:
-            params[name] = old[name]
-    if params.get("weights") and old.get("weights_sha256"):
-        params.pop("weights")
-        params["weights_sha256"] = old["weights_sha256"]
-    if old.get("checkpoint_sha256"):
-        params.pop("checkpoint", None)
-    if old.get("onnx_sha256"):
-        params.pop("onnx", None)
+    params.update({name: old[name] for name in ("sources", "layout") if name in old})
+    for name in FILES:
+        digest = old.get(f"{name}_sha256")
+        if digest and params.pop(name, None):
+            params[f"{name}_sha256"] = digest
     if old.get("sources"):
         params["args"].pop("path", None)
     return {**{k: made.manifest.get(k) for k in ("version", "plugin", "environment")}, "params": params, "inputs": {}}
@@ -185,12 +183,9 @@ def _hashed(params: Params) -> dict[str, Any]:
         if isinstance(params, ViewsParams):
             values.pop(name)
     values.pop("expect_top1", None)  # a check of the result, not an input of it
-    if values.get("checkpoint_sha256"):
-        values.pop("checkpoint")  # its bytes count, not its name
-    if values.get("weights_sha256"):
-        values.pop("weights")  # likewise
-    if values.get("onnx_sha256"):
-        values.pop("onnx")  # likewise
+    for name in FILES:
+        if values.get(f"{name}_sha256"):
+            values.pop(name)  # its bytes count, not its name
     if values.get("sources"):
         values["args"] = {k: v for k, v in values["args"].items() if k != "path"}  # likewise
     return values

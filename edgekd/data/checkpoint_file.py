@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgekd.errors import RecipeError
+from edgekd.errors import IntegrityError, RecipeError
 
 
 def find_checkpoint(
@@ -37,3 +37,24 @@ def places(name: str, recipe_dir: Path | None, roots: Sequence[Path]) -> list[Pa
         return [path]
     beside = [recipe_dir / path] if recipe_dir is not None else []
     return [path, *beside, *(place for root in roots for place in (root / path, root / "pretrained" / path))]
+
+
+def require_planned(path: Path, where: str, found: str, planned: str | None) -> None:
+    """Refuse a file that is not the one that the step's key names.
+
+    Args:
+        path: The file.
+        where: What of the recipe names it.
+        found: Its SHA-256 now, hex.
+        planned: The one when the step was planned; None = the step was not.
+
+    Raises:
+        IntegrityError: They differ.
+    """
+    if planned is not None and found != planned:
+        raise IntegrityError(
+            where,
+            f"{path.name} has SHA-256 {found[:12]}...",
+            f"{planned[:12]}..., as when the step was planned",
+            "run again if the file was meant to change",
+        )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from edgekd.models.shown import show_empty
 
 
 def count(network: nn.Module, channels: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -22,16 +23,5 @@ def count(network: nn.Module, channels: int, size: tuple[int, int]) -> tuple[int
             macs += output[0].numel() * module.in_features
 
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    modes = [(module, module.training) for module in network.modules()]
-    handles = [layer.register_forward_hook(add) for layer in layers]
-    device = next(network.parameters()).device
-    try:
-        network.eval()
-        with torch.no_grad():
-            network(torch.zeros(1, channels, *size, device=device))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes:
-            module.training = training
+    show_empty(network, channels, size, [(layer, add) for layer in layers])
     return sum(parameter.numel() for parameter in network.parameters()), macs

@@ -9,12 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgekd.errors import RecipeError
 from edgekd.models.initialise import initialised
+from edgekd.models.poolable import require_poolable
 from edgekd.taps import TapPoint
 
 _STEM, _GROWTH = 16, 12
-_SMALLEST = 4  # pixels: two pools by 2 leave one
 
 TABLE: dict[str, int] = {f"densenet{depth}": (depth - 4) // 3 for depth in (40, 100)}  # name -> layers of a dense block
 FOREIGN = {
@@ -86,13 +85,7 @@ def build(
     Raises:
         RecipeError: Images under 4x4 pixels, which its pools would shrink to nothing.
     """
-    if min(size) < _SMALLEST:
-        raise RecipeError(
-            "model",
-            f"{name} pools images twice by 2; these are {size[0]}x{size[1]} pixels",
-            f">= {_SMALLEST}x{_SMALLEST} pixels",
-            f"--set data.size={_SMALLEST}, or another network of `edgekd models`",
-        )
+    require_poolable(name, size, pools=2)
     layers = TABLE[name]
     return initialised(lambda: DenseNet(layers, classes, channels), generator)
 

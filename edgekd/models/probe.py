@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from edgekd.errors import RecipeError
+from edgekd.models.shown import Hook, show_empty
 from edgekd.taps import TapPoint
 
 SHOWN = 160  # characters of torch's message
@@ -77,10 +77,8 @@ def _shapes(network: nn.Module, head: str, channels: int, size: tuple[int, int])
     found: dict[str, tuple[int, ...]] = {}
     again: set[str] = set()
     reached = False
-    modes = [(module, module.training) for module in network.modules()]
-    handles = []
 
-    def watch(path: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+    def watch(path: str) -> Hook:
         def seen(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             nonlocal reached
             reached = reached or path == head
@@ -88,19 +86,10 @@ def _shapes(network: nn.Module, head: str, channels: int, size: tuple[int, int])
                 again.update({path} & found.keys())
                 found[path] = tuple(output.shape)
 
-        return module.register_forward_hook(seen)
+        return seen
 
-    device = next(network.parameters()).device
-    try:
-        handles = [watch(path, module) for path, module in network.named_modules()]
-        network.eval()
-        with torch.no_grad():
-            logits = network(torch.zeros(1, channels, *size, device=device))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes:
-            module.training = training
+    hooks = [(module, watch(path)) for path, module in network.named_modules()]
+    logits = show_empty(network, channels, size, hooks)
     if not reached or not isinstance(logits, Tensor) or logits.dim() != 2:
         raise RecipeError("model", "it gives no logits [B, classes] through its classifier", hint="another model")
     return {path: shape for path, shape in found.items() if path not in again}

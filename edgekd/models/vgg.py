@@ -9,13 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgekd.errors import RecipeError
 from edgekd.models.initialise import initialised
+from edgekd.models.poolable import require_poolable
 from edgekd.taps import TapPoint
 
 _WIDTHS = (64, 128, 256, 512, 512)
 _LINEAR_STD = 0.01
-_SMALLEST = 8  # pixels: three pools by 2 leave one
 _POOLED_FOUR_TIMES = 64  # pixels: from here on a pool follows block 3 too
 
 # name -> convolutions of each block
@@ -64,13 +63,7 @@ def build(
     Raises:
         RecipeError: Images under 8x8 pixels, which its pools would shrink to nothing.
     """
-    if min(size) < _SMALLEST:
-        raise RecipeError(
-            "model",
-            f"{name} pools images three times by 2; these are {size[0]}x{size[1]} pixels",
-            f">= {_SMALLEST}x{_SMALLEST} pixels",
-            f"--set data.size={_SMALLEST}, or another network of `edgekd models`",
-        )
+    require_poolable(name, size, pools=3)
     depths = TABLE[name]
     return initialised(lambda: VGG(depths, classes, channels, size), generator, zero_bias=True, linear_std=_LINEAR_STD)
 

@@ -51,8 +51,7 @@ def _roles(folders: Mapping[str, Folder], own_val: int | None) -> Iterator[tuple
         images = folder.metrics.get("calibration_images")
         if images is not None:
             yield "calibration", f"{images:,} un-augmented training images ({name})"
-    # Not the data themselves, whose manifest counts the test images: they answer nothing.
-    touched = [folder.artifact.manifest.get("test_touches", 0) for name, folder in folders.items() if name != "data"]
+    touched = [folder.artifact.manifest.get("test_touches", 0) for folder in folders.values()]
     touches = sum(map(int, touched))
     if touches:
         yield "test looked at", f"{touches} times, once by each evaluated artifact"

@@ -20,8 +20,7 @@ from edgekd.analysis.expected import require_top1
 from edgekd.analysis.parity import ParityReport, fp32_parity
 from edgekd.artifact import Artifact
 from edgekd.data import calibration, normalize, roles
-from edgekd.data.checkpoint_file import find_checkpoint
-from edgekd.errors import IntegrityError
+from edgekd.data.checkpoint_file import find_checkpoint, require_planned
 from edgekd.onnximport import count, read, said
 from edgekd.onnximport.form import Adopted, Wanted, adopt, require_scheme
 from edgekd.onnximport.read import WHERE
@@ -109,14 +108,7 @@ def run(params: AdoptParams, inputs: Mapping[str, Artifact], out: Path, context:
 
 def _file(params: AdoptParams, context: RunContext) -> Path:
     path = find_checkpoint(params.onnx, context.recipe_dir, context.data_roots, WHERE)
-    found = read.digest(path)
-    if params.onnx_sha256 is not None and found != params.onnx_sha256:
-        raise IntegrityError(
-            WHERE,
-            f"{path.name} has SHA-256 {found[:12]}...",
-            f"{params.onnx_sha256[:12]}..., as when the step was planned",
-            "run again if the file was meant to change",
-        )
+    require_planned(path, WHERE, read.digest(path), params.onnx_sha256)
     return path
 
 

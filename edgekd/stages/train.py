@@ -11,8 +11,8 @@ from torch import nn
 from edgekd import models, predictions, registry
 from edgekd.analysis.expected import require_top1
 from edgekd.artifact import Artifact, sha256_file
-from edgekd.data.checkpoint_file import find_checkpoint
-from edgekd.errors import IntegrityError, RecipeError
+from edgekd.data.checkpoint_file import find_checkpoint, require_planned
+from edgekd.errors import RecipeError
 from edgekd.fit import compiling, ready, seeding
 from edgekd.fit.loop import fit
 from edgekd.fit.process import own_threads
@@ -94,14 +94,7 @@ def _file(params: TeacherParams, context: RunContext) -> Path:
         kind, name, digest = "weights", params.weights, params.weights_sha256
     where = f"{params.role}.{kind}"
     path = find_checkpoint(str(name), context.recipe_dir, context.data_roots, where)
-    found = sha256_file(path)
-    if digest is not None and found != digest:
-        raise IntegrityError(
-            where,
-            f"{path.name} has SHA-256 {found[:12]}...",
-            f"{digest[:12]}..., as when the step was planned",
-            "run again if the file was meant to change",
-        )
+    require_planned(path, where, sha256_file(path), digest)
     return path
 
 
