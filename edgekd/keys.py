@@ -21,7 +21,6 @@ from edgekd.recipe import Fit
 from edgekd.stages import joint
 from edgekd.stages.base import RunContext
 
-
 FILES = ("checkpoint", "weights", "onnx")  # parameters that name a file; beside each stands `<name>_sha256`
 
 
