@@ -51,7 +51,8 @@ def _roles(folders: Mapping[str, Folder], own_val: int | None) -> Iterator[tuple
         images = folder.metrics.get("calibration_images")
         if images is not None:
             yield "calibration", f"{images:,} un-augmented training images ({name})"
-    touched = [folder.artifact.manifest.get("test_touches", 0) for folder in folders.values()]
+    # Not the data themselves, whose manifest counts the test images: they answer nothing.
+    touched = [folder.artifact.manifest.get("test_touches", 0) for name, folder in folders.items() if name != "data"]
     touches = sum(map(int, touched))
     if touches:
         yield "test looked at", f"{touches} times, once by each evaluated artifact"

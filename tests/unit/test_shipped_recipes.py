@@ -103,7 +103,7 @@ def test_a_shipped_recipe_trains_teacher_and_student(name, tmp_path, steps_taken
 
 @pytest.mark.parametrize("name", sorted(n for n in shipped_recipes() if "_to_" in n and not n.endswith("_96")))
 def test_a_pair_of_the_literature_follows_its_protocol(name):
-    """methods.md 1.1: 240 epochs of SGD, batch 64, lr 0.05 divided by 10 after epochs 150, 180, 210, weight decay 5e-4."""
+    """240 epochs of SGD, batch 64, lr 0.05 divided by 10 after epochs 150, 180, 210, weight decay 5e-4."""
     recipe = recipes.load(shipped_recipes()[name])
     for part in (recipe.teacher, recipe.student):
         fit = part.fit
