@@ -416,6 +416,87 @@ def init(
     work(data, output, name, size, force, json)
 
 
+@app.command(
+    epilog="Examples: edgekd compare --recipe quickstart --methods kd,afd,rtk --seeds 3 --epochs 10; "
+    "edgekd compare -r my.yaml --methods 'rtk:beta=50:k=3,rtk:beta=200,sum:of=[{use: rtk}, {use: dkd}]' --seeds 100-109"
+)
+def compare(
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods",
+            "-m",
+            help="Methods, separated by commas; arguments behind colons: ce,kd,rtk:beta=50:k=3. Values are YAML (quote the whole "
+            "list where a value has brackets); the typed text is the name in the table. Arguments that the recipe's `distill` "
+            "gives hold for the method of that name. `ce`, `kd` and each method's own loss without its distillation term "
+            "are run beside them.",
+        ),
+    ],
+    recipe: RecipeOption = None,
+    seeds: Annotated[
+        str, typer.Option(help="A count (5: seeds 0 to 4), a range (100-109) or seeds (3,7); of the students alone.")
+    ] = "5",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of every student; milestones and warm-up move with them.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, help="Wall time for everything instead: each method is timed, then all get as many epochs."
+        ),
+    ] = None,
+    select: Annotated[
+        str | None, typer.Option(help="Weights to test: `last` epoch, or `best` on validation. Default: the recipe's.")
+    ] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    set_: SetOption = None,
+    dry_run: DryRunOption = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the table and the plot. Default: in the workspace.")
+    ] = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare methods over seeds, all else equal: paired differences with 95 % intervals, and what they allow to be said."""
+    from edgekd.commands.compare import CompareOptions
+    from edgekd.commands.compare import compare as work
+    from edgekd.commands.students import Asked
+
+    asked = Asked(recipe, workspace, data_root, set_, threads)
+    work(CompareOptions(asked, methods, seeds, epochs, minutes, select, dry_run, output, json))
+
+
+@app.command(
+    epilog="Examples: edgekd tune -r my.yaml --param distill.beta=log:5..500 --trials 20; "
+    "kinds: float:0..1, log:0.01..1, int:2..9, choice:topk,all. Trials are judged on validation (data.val > 0), never on test. "
+    "A teacher imported with `trained_on: train+val` has seen the validation images: its students look better there than they are."
+)
+def tune(
+    param: Annotated[
+        list[str],
+        typer.Option("--param", "-p", help="What to vary, and in which range: a.b=kind:range; may be repeated."),
+    ],
+    recipe: RecipeOption = None,
+    trials: Annotated[int, typer.Option(min=1, max=10_000, help="Students to train.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the search.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of every student; milestones and warm-up move with them.")
+    ] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Search values of the recipe that are best on validation (Optuna; pip install 'edgekd[tune]')."""
+    from edgekd.commands.students import Asked
+    from edgekd.commands.tune import TuneOptions
+    from edgekd.commands.tune import tune as work
+
+    work(TuneOptions(Asked(recipe, workspace, data_root, set_, threads), param, trials, seed, epochs, json))
+
+
 @app.command()
 def doctor(workspace: WorkspaceOption = WORKSPACE, data_root: DataRootOption = None, json: JsonOption = False) -> None:
     """Look at this machine: versions, CPU, compiler, data, workspace; what is missing and the line that mends it."""

@@ -87,6 +87,10 @@ class StageFailed(EdgekdError):
     reason = "stage_failed"
 
 
+class Diverged(StageFailed):
+    """A loss is no number any more: these settings do not train this network."""
+
+
 class EngineMismatch(EdgekdError):
     """An engine of another version or chip: exit 8."""
 

@@ -111,6 +111,11 @@ def keyed(step: Step, inputs: Mapping[str, Artifact], settings: Settings) -> Key
     if step.plugin is not None:
         group, name = step.plugin
         material["plugin"] = {"group": group, "name": name, "version": registry.find(group, name).version}
+        if isinstance(step.params, StudentParams):
+            members = registry.members(group, name, step.params.distill.args)
+            if members:
+                versions = [{"name": use, "version": registry.find(group, use).version} for use, _ in members]
+                material["plugin"]["members"] = versions
     if fit_of(step.params) is not None:
         context = context_of(step.params, settings)
         place = {"device": context.device, "precision": context.precision}

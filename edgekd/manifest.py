@@ -36,7 +36,7 @@ def facts(
         "metrics": dict(metrics),
         "test_touches": 1 if "top1_percent" in metrics else 0,
         "recipe": _portable(recipe),
-        "seed": recipe.seed,
+        "seed": material.get("params", {}).get("seed", recipe.seed),
         "threads": threads,
         "duration_s": round(seconds, 3),
         "sealed_at": datetime.now(UTC).isoformat(),

@@ -14,7 +14,7 @@ from edgekd.artifact import Artifact
 from edgekd.errors import StageFailed, UsageError
 from edgekd.keys import Keyed, Settings, context_of, keyed, prepare, stated
 from edgekd.models import published
-from edgekd.params import AdoptParams, DataParams, TeacherParams
+from edgekd.params import AdoptParams, DataParams, Roles, TeacherParams
 from edgekd.plan import Step, plan
 from edgekd.recipe import Recipe
 from edgekd.stages import joint
@@ -148,11 +148,28 @@ def check_all(steps: Sequence[Step], done: Mapping[str, Artifact], settings: Set
                 context_of(step.params, settings),
                 classes=known.get("classes"),
                 train_images=known.get("n_train"),
+                val_images=getattr(step.params, "roles", Roles()).val or (known.get("n_val", 0) if known else None),
                 channels=known.get("channels"),
                 size=(known["height"], known["width"]) if "height" in known else asked,
                 teacher_model=teacher,
             )
             _stage(step.stage).check(step.params, context)
+
+
+def look(step: Step, done: Mapping[str, Artifact], settings: Settings) -> Outcome:
+    """Whether one prepared step, whose inputs are made, is made."""
+    return _look(step, done, Store(settings.workspace), settings)
+
+
+def make(recipe: Recipe, wanted: Outcome, done: Mapping[str, Artifact], settings: Settings) -> Outcome:
+    """Make one step that `look` found to make, without the checks of `check_all`.
+
+    Raises:
+        EdgekdError: As the stage raises.
+    """
+    outcome = _make(recipe, wanted, done, Store(settings.workspace), settings)
+    settings.console.log(f"{outcome.state:7} {_name(outcome)}  ({outcome.why})")
+    return outcome
 
 
 def _look(step: Step, done: Mapping[str, Artifact], store: Store, settings: Settings) -> Outcome:

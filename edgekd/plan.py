@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekd import profiles, registry
+from edgekd import methods, profiles, registry
 from edgekd.errors import RecipeError, nearest
 from edgekd.params import (
     AdoptParams,
@@ -123,10 +123,12 @@ def _teacher(recipe: Recipe) -> Step:
 
 
 def _views(recipe: Recipe, distill: Distill, fit: Fit, views: int) -> Step:
-    reductions = tuple(registry.find("distillers", distill.use).attributes["cached"])
+    stored = methods.stored(distill.use, distill.args)
+    assert stored is not None  # refused by check
+    kind, reductions = stored
     params = ViewsParams(
         views=views,
-        taps=registry.filled("distillers", distill.use, distill.args)["taps"] if reductions else None,
+        taps=kind,  # type: ignore[arg-type]  # of the method's own Literal
         reductions=reductions,
         device=fit.device,
         precision=fit.precision,
@@ -198,7 +200,7 @@ def _student_fitted(recipe: Recipe) -> list[Step]:
         normalize=student.normalize or "dataset",
         augment=_augment(recipe),
         roles=_roles(recipe),
-        seed=recipe.seed,
+        seed=recipe.seed if student.seed is None else student.seed,
     )
     inputs = {"data": "data", "teacher": "teacher"} if needs_teacher(distill) else {"data": "data"}
     if views:

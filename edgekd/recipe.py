@@ -81,6 +81,11 @@ class Fit(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto"] | bool = "auto"
     ema: float = Field(0, ge=0, lt=1, description="decay per step of the averaged weights; 0 = off")
+    keep: Literal["last", "best"] = Field(
+        "last",
+        exclude_if=lambda kept: kept == "last",
+        description="weights of the last epoch, or of the best on validation (the first of equals)",
+    )
 
 
 class Teacher(Section):
@@ -134,6 +139,13 @@ class Student(Section):
         None, ge=0, le=100, exclude_if=_absent, description="percent that an exact import must reproduce"
     )
     trained_on: Literal["train", "train+val"] | None = Field(None, exclude_if=_absent)
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**31,
+        exclude_if=_absent,
+        description="of its initialisation, order, augmentation and method; the recipe's seed where left out",
+    )
     fit: Fit | None = Field(default_factory=_unless_imported, exclude_if=_absent)
 
     @property
@@ -153,6 +165,8 @@ class Student(Section):
             raise ValueError("`scheme` beside an `onnx` file alone")
         if not self.imported and (self.expect_top1 is not None or self.trained_on is not None):
             raise ValueError("`expect_top1` and `trained_on` beside `checkpoint` or `onnx` alone")
+        if self.imported and self.seed is not None:
+            raise ValueError("`seed` beside `fit` alone")
         return self
 
 
@@ -288,7 +302,7 @@ def _forget_training(data: dict[str, Any], origin: str) -> None:
     An ONNX file is another network: nothing that is said of the one before it holds, least of all its normalisation.
     """
     student = data["student"]
-    for name in list(student) if origin == "onnx" else ("fit", "checkpoint", "onnx", "scheme"):
+    for name in list(student) if origin == "onnx" else ("fit", "checkpoint", "onnx", "scheme", "seed"):
         student.pop(name, None)
     data.pop("distill", None)
 

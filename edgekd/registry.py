@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -137,7 +138,36 @@ def check(group: str, name: str, args: Mapping[str, Any], where: str) -> dict[st
         raise RecipeError(
             f"{where}.{key}", f"found {item['input']!r}", item["msg"].removeprefix("Input should be ")
         ) from error
-    return {k: _plain(v) for k, v in given.model_dump(exclude_defaults=True).items()}
+    values = {k: _plain(v) for k, v in given.model_dump(exclude_defaults=True).items()}
+    wraps = plugin.attributes.get("wraps")
+    if wraps is not None:
+        values[wraps] = [_member(group, item, f"{where}.{wraps}.{n}") for n, item in enumerate(values[wraps])]
+    return values
+
+
+def members(group: str, name: str, args: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, arguments) of the plugins that a plugin is made of, in their order; none for most.
+
+    Such a plugin's class says `wraps`: its argument that lists them, each as {use, weight, and own arguments}.
+    """
+    wraps = find(group, name).attributes.get("wraps")
+    return [] if wraps is None else [(item["use"], _own(item)) for item in args.get(wraps, ())]
+
+
+def _member(group: str, item: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """One member in the one spelling that a key hashes."""
+    use, weight = item.get("use"), item.get("weight", 1)
+    if not isinstance(use, str):
+        raise RecipeError(f"{where}.use", f"found {use!r}", "a method's name", f"edgekd {_LISTED[group]}")
+    if "wraps" in find(group, use, f"{where}.use").attributes:
+        raise RecipeError(f"{where}.use", f"{use} is made of others itself", "its members in this list")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise RecipeError(f"{where}.weight", f"found {weight!r}", "a number >= 0")
+    return {"use": use, "weight": _plain(weight), **check(group, use, _own(item), where)}
+
+
+def _own(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in item.items() if key not in ("use", "weight")}
 
 
 def filled(group: str, name: str, args: Mapping[str, Any]) -> dict[str, Any]:

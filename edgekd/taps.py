@@ -52,6 +52,13 @@ def feature_taps(names: Sequence[str], kind: Kind, network: str) -> list[str]:
     found = [name for name in names if name.startswith(f"{kind}.")]
     if not found:
         other = "stage" if kind == "block" else "block"
+        if not any(name.startswith(f"{other}.") for name in names):
+            raise RecipeError(
+                "distill.use",
+                f"the {network} has no feature maps, its taps are: {', '.join(names) or 'none'}",
+                "networks with maps [B, C, H, W] for this method",
+                "distill.use: kd, or a method of the pooled vector alone",
+            )
         raise RecipeError("distill.taps", f"the {network} has no {kind} taps", "taps it has", f"taps: {other}")
     stride = math.ceil(len(found) / MOST_BLOCKS) if kind == "block" else 1
     return found[stride - 1 :: stride]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekd import profiles, registry
+from edgekd import methods, profiles, registry
 from edgekd.errors import RecipeError, nearest
 from edgekd.recipe import Distill, Recipe
 
@@ -76,7 +76,7 @@ def reachable(recipe: Recipe, targets: list[profiles.Target], asked: bool) -> li
 
 def needs_teacher(distill: Distill) -> bool:
     """Whether the method learns from a teacher."""
-    return bool(registry.find("distillers", distill.use).attributes.get("needs_teacher", True))
+    return methods.needs_teacher(distill.use, distill.args)
 
 
 def _check_student(recipe: Recipe) -> None:
@@ -96,14 +96,14 @@ def _check_student(recipe: Recipe) -> None:
 def _check_distill(recipe: Recipe, distill: Distill) -> None:
     plugin = registry.find("distillers", distill.use, "distill.use")
     registry.check("distillers", distill.use, distill.args, "distill")
-    if plugin.attributes.get("needs_teacher", True) and recipe.teacher is None:
+    if needs_teacher(distill) and recipe.teacher is None:
         raise RecipeError(
             "teacher",
             f"is missing, and distill.use: {plugin.name} needs one",
             "a teacher section",
             "distill: {use: ce}",
         )
-    if distill.cached_views is not None and plugin.attributes.get("cached") is None:
+    if distill.cached_views is not None and methods.stored(distill.use, distill.args) is None:
         known = registry.plugins("distillers")
         able = [name for name in known if known[name].attributes.get("cached") is not None]
         raise RecipeError(

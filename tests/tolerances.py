@@ -36,3 +36,15 @@ CACHED_LOSS = 5e-4  # relative, of the epoch's mean loss terms; 9e-5 seen
 CACHED_WEIGHTS = 5e-2  # distance of the two, of the way that training moved them; 1e-2 seen
 # Weights after 20 steps of two processes against one that runs the halves in turn: float32 sums in another order.
 PROCESSES_WEIGHTS = 1e-5  # 7e-7 seen; weights move by 0.02 to 0.06
+# Pillow rounds the grey image, cuts the fraction of the blend off, and works in integers between.
+LUMA_ROUNDING = 2  # levels of a byte
+# Share of pixels whose source lies on the border of two, where two float32 forms of one affine map round either way.
+AFFINE_TIES = 0.01
+# Orthonormal rows or columns in float32 after 100 steps: the bound of methods 8.7.
+ORTHOGONAL_FP32 = 1e-5
+# abar of DiffKD's schedule against figures of five or six digits.
+SCHEDULE_FP32 = 1e-5
+# Five DDIM steps undone with the true noise: each divides a rounding by sqrt(abar_400) = 0.44 at most.
+DENOISED_FP32 = 1e-4
+# Student's t: sums of positive terms, then 1 - sum; SciPy's own error is of this size, too.
+STUDENT_T = 1e-12

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekd import integrity
 from edgekd.artifact import Artifact
-from edgekd.commands import current, output
+from edgekd.commands import current, output, students
 from edgekd.errors import IntegrityError, StageFailed, UsageError
 from edgekd.store import TAG, Store
 
@@ -182,11 +182,12 @@ def _bytes(folder: Path) -> int:
 
 
 def needed(workspace: Path, found: list[Artifact]) -> set[str]:
-    """Ids that a tag or a recipe's last run names, and everything that those were made from."""
+    """Ids that a tag, a recipe's last run, a comparison or a tuning names, and everything that those were made from."""
     by_id = {a.id: a for a in found}
     waiting = list(Store(workspace).tags().values())
     for run in current.all_runs(workspace):
         waiting += run.steps.values()
+    waiting += students.recorded(workspace)
     kept: set[str] = set()
     while waiting:
         name = waiting.pop()

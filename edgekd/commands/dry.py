@@ -37,7 +37,7 @@ class Shape:
 
 def print_plan(outcomes: Sequence[Outcome], settings: Settings, json: bool) -> None:
     """Print the plan as a table or JSON; nothing is run."""
-    estimates = {o.step.name: _estimate(o, outcomes, settings) for o in outcomes}
+    estimates = {o.step.name: estimate_of(o, outcomes, settings) for o in outcomes}
     known = [value for value in estimates.values() if value is not None]
     disk = {o.step.name: size for o in outcomes if (size := _disk(o, outcomes)) is not None}
     if json:
@@ -56,16 +56,18 @@ def print_plan(outcomes: Sequence[Outcome], settings: Settings, json: bool) -> N
             {"dry_run": True, "steps": steps, "estimated_s": sum(known), "complete": len(known) == len(estimates)}
         )
         return
-    rows = [(o.step.name, o.state, _time(estimates[o.step.name]), o.why) for o in outcomes]
+    rows = [(o.step.name, o.state, shown_time(estimates[o.step.name]), o.why) for o in outcomes]
     output.print_table(("step", "", "about", "why"), rows, right=("about",))
     for name, size in disk.items():
         output.say(f"{name}: {size / 1e9:.2g} GB on disk; {_free(settings.workspace) / 1e9:.2g} GB are free there")
     unknown = "" if len(known) == len(estimates) else " + what cannot be known before the data is decoded"
-    output.say(f"in all: about {_time(sum(known))}{unknown}; an estimate, within a factor of 2 for 32x32 images")
+    output.say(f"in all: about {shown_time(sum(known))}{unknown}; an estimate, within a factor of 2 for 32x32 images")
     output.next_command("the same line without --dry-run")
 
 
-def _estimate(outcome: Outcome, outcomes: Sequence[Outcome], settings: Settings) -> float | None:
+def estimate_of(outcome: Outcome, outcomes: Sequence[Outcome], settings: Settings) -> float | None:
+    """About how many seconds a step will take, 0 where it is made; None: not known before the data are decoded."""
+    """About how many seconds a step will take, 0 where it is made; None: not known before the data are decoded."""
     step = outcome.step
     if outcome.artifact is not None:
         return 0.0
@@ -172,7 +174,8 @@ def _computed(model: str | None, teacher: str | None, shape: Shape, images: int,
     return counted + images * (measured(model, True) + measured(teacher, False))
 
 
-def _time(seconds: float | None) -> str:
+def shown_time(seconds: float | None) -> str:
+    """Seconds as people read them."""
     if seconds is None:
         return "?"
     if seconds < 90:

@@ -35,6 +35,7 @@ class AFD(Distiller):
 
     VERSION = 2
     cached = ("energy", "pooled")
+    baseline = {"ce_weight": 1.0, "kd_weight": "alpha_kd", "temperature": "temperature"}
 
     def __init__(
         self,

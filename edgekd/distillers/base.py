@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,7 +15,18 @@ from edgekd.errors import RecipeError
 from edgekd.fit.protocol import Context, Progress
 from edgekd.taps import Outputs, Wanted
 
-__all__ = ["Context", "Distiller", "Outputs", "Progress", "Wanted", "cross_entropy", "kl", "teacher_of"]
+__all__ = [
+    "Context",
+    "Distiller",
+    "Outputs",
+    "Progress",
+    "Wanted",
+    "cross_entropy",
+    "kl",
+    "labels_of",
+    "supervised",
+    "teacher_of",
+]
 
 
 class Distiller(nn.Module, ABC):
@@ -23,10 +35,12 @@ class Distiller(nn.Module, ABC):
     Attributes:
         VERSION: Raised when the same inputs give another result.
         needs_teacher: False: the teacher's step is skipped.
-        views: 2: a weak and a strong view of each image.
+        views: 2: a weak and a strong view of each image; outputs hold the rows of the weak views, then those of the strong.
         reconstruction: True: an edgekd reconstruction of a method whose full text is not available.
         cached: Reductions of the teacher's feature taps (`taps`: block or stage) that `distill.cached_views` must hold; ():
             its logits are enough; None: the method cannot learn from stored answers.
+        baseline: What remains with its own terms off, as arguments of `kd`: a number, or the name of an own argument. None:
+            nothing that could be compared.
     """
 
     VERSION: int = 1
@@ -34,6 +48,7 @@ class Distiller(nn.Module, ABC):
     views: int = 1
     reconstruction: bool = False
     cached: tuple[str, ...] | None = None
+    baseline: Mapping[str, float | str] | None = {"ce_weight": 1.0, "kd_weight": 0.0}
 
     def wanted(self, student: Sequence[str], teacher: Sequence[str]) -> tuple[Wanted, Wanted]:
         """The taps to read of student and of teacher, out of the names that each offers.
@@ -62,12 +77,25 @@ class Distiller(nn.Module, ABC):
         """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the student's optimizer; a group may carry its own `lr` and `weight_decay`."""
-        parameters = list(self.parameters())
+        """Groups for the student's optimizer; a group may carry its own `lr` and `weight_decay`.
+
+        Parameters of `optimizers`, and those that are not trained, are not among them.
+        """
+        own = {
+            id(p)
+            for optimizer in self.optimizers().values()
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+        parameters = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
         return [{"params": parameters}] if parameters else []
 
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        """Optimizers of its own by name, made in `setup`: stepped and saved with the student's, at their own rate."""
+        return {}
+
     def after_backward(self, progress: Progress) -> None:
-        """Step a second optimizer, if the method has one.
+        """Look at the gradients before any optimizer steps; a parameter whose gradient is set to None is not moved.
 
         Of several processes each sees its part of the batch; gradients of the terms are already their mean, and what a
         method computes here itself it must average itself. Buffers are each process's own, rank 0's are saved.
@@ -98,6 +126,16 @@ def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return F.kl_div(log_s, log_t, reduction="batchmean", log_target=True) * temperature**2
 
 
+def supervised(
+    student: Outputs, teacher: Outputs, target: Tensor, kd_weight: float, temperature: float
+) -> dict[str, Tensor]:
+    """`ce`, and `kd` unless its weight is 0: what most feature methods add their own term to."""
+    terms = {"ce": cross_entropy(student.logits, target)}
+    if kd_weight:
+        terms["kd"] = kd_weight * kl(student.logits, teacher.logits, temperature)
+    return terms
+
+
 def teacher_of(teacher: Outputs | None) -> Outputs:
     """The teacher's outputs, cut off from whatever made them: no gradient reaches the teacher.
 
@@ -107,3 +145,8 @@ def teacher_of(teacher: Outputs | None) -> Outputs:
     if teacher is None:
         raise RecipeError("teacher", "there is none", "a teacher for this method", "add a teacher, or use: ce")
     return Outputs(teacher.logits.detach(), {name: tap.detach() for name, tap in teacher.taps.items()}, teacher.index)
+
+
+def labels_of(target: Tensor) -> Tensor:
+    """Labels [B] int64 of a target: itself, or the class of the largest probability of [B, K]."""
+    return target if target.dim() == 1 else target.argmax(dim=1)

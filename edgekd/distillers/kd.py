@@ -25,6 +25,7 @@ class KD(Distiller):
     """
 
     cached = ()
+    baseline = {"ce_weight": "ce_weight", "kd_weight": 0.0}
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class RTK(Distiller):
     VERSION = 2
     reconstruction = True
     cached = ("energy", "pooled")
+    baseline = {"ce_weight": 1.0, "kd_weight": "alpha_kd", "temperature": "temperature"}
 
     def __init__(
         self,

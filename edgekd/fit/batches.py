@@ -13,6 +13,7 @@ from edgekd.crops import Uncut
 from edgekd.fit import seeding
 from edgekd.fit.cached import CachedViews
 from edgekd.fit.distributed import ALONE, FEWEST, Group
+from edgekd.strong import strengthen
 from edgekd.taps import Outputs
 
 
@@ -43,6 +44,7 @@ class Batch:
         index: int64 [B], position in the training data.
         total: Images of the step in all processes.
         seen: The teacher's stored outputs; None: it has to look on.
+        strong: Stronger views of the same images, as many as the method wants; like `images`.
     """
 
     images: Tensor
@@ -50,6 +52,12 @@ class Batch:
     index: Tensor
     total: int
     seen: Outputs | None = None
+    strong: tuple[Tensor, ...] = ()
+
+    @property
+    def views(self) -> tuple[Tensor, ...]:
+        """All views, the weak one first."""
+        return (self.images, *self.strong)
 
 
 def count(n: int, size: int, world: int = 1) -> int:
@@ -58,14 +66,18 @@ def count(n: int, size: int, world: int = 1) -> int:
     return full + (rest >= FEWEST * world)
 
 
-def batches(data: TrainingData, size: int, seed: int, epoch: int, device: str, group: Group = ALONE) -> Iterator[Batch]:
+def batches(
+    data: TrainingData, size: int, seed: int, epoch: int, device: str, group: Group = ALONE, views: int = 1
+) -> Iterator[Batch]:
     """The batches of one epoch (counted from 0), on the device: of each the part of this process.
 
-    Order and augmentation are drawn for whole batches, in every process alike: n processes see what one would see.
+    Order and augmentation are drawn for whole batches, in every process alike: n processes see what one would see. Strong
+    views, `views` - 1 of each image, are made from the weak one; each process draws its own.
     """
     n, pixels = len(data.labels), (data.images.shape[1], data.images.shape[2])
     order = torch.randperm(n, generator=seeding.generator(seed, "order", epoch))
     random = seeding.generator(seed, "augment", epoch)
+    stronger = seeding.generator(seed, "strong", epoch, *group.stream)
     for step in range(count(n, size, group.world)):
         whole = order[step * size : (step + 1) * size]
         part = group.part(len(whole))
@@ -75,5 +87,7 @@ def batches(data: TrainingData, size: int, seed: int, epoch: int, device: str, g
         else:
             rows = data.views.rows(index, epoch)
             drawn, seen = data.views.drawn[rows], data.views.outputs(rows, index, device)
-        images = apply(data.images[index], drawn).to(device, non_blocking=True)
-        yield Batch(images, data.labels[index].to(device), index.to(device), len(whole), seen)
+        weak = apply(data.images[index], drawn)
+        strong = tuple(strengthen(weak, stronger).to(device, non_blocking=True) for _ in range(views - 1))
+        images = weak.to(device, non_blocking=True)
+        yield Batch(images, data.labels[index].to(device), index.to(device), len(whole), seen, strong)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgekd.augment import Drawn, apply
 from edgekd.console import Console, Task
 from edgekd.errors import RecipeError
-from edgekd.fit import checkpoint, compiling, optimizer, schedule, seeding
+from edgekd.fit import best, checkpoint, compiling, optimizer, schedule, seeding
 from edgekd.fit.batches import Batch, TrainingData, batches, count
 from edgekd.fit.distributed import FEWEST
 from edgekd.fit.ema import Average
@@ -54,11 +54,13 @@ def fit(
             processes rank 0 alone validates and writes checkpoints.
 
     Raises:
-        RecipeError: Fewer than two training images for a process.
+        RecipeError: Fewer than two training images for a process; the best epoch to keep and nothing to judge it by.
         StageFailed: A loss is NaN or infinite, memory runs out, a process dies, or a checkpoint cannot be written.
         IntegrityError: There are checkpoints and none can be used.
     """
     group = settings.group
+    if validate is None:
+        best.refuse(settings.fit, f"{settings.where}.fit")
     with own_torch(settings), group.joined(settings.device), memory_errors(settings), ExitStack() as stack:
         run = _Run(student, teacher, distiller, data, settings, stack)
         saved = group.shared(lambda: checkpoint.load(settings.resume, console))
@@ -74,6 +76,7 @@ def fit(
                 shown = dict(distiller.diagnostics())
                 row |= validate(run.deployed()) if validate and group.leads else {}
                 run.state.history.append(row)
+                run.keep_best()
                 run.state.diagnostics.extend([shown] if shown else [])
                 if group.leads:
                     checkpoint.save(settings.resume, run.state.epoch, *pack(run.state))
@@ -142,6 +145,7 @@ class _Run:
             random,
             torch.amp.GradScaler(self.settings.device, enabled=self.settings.precision == "fp16"),
             Average(self.network, fit.ema) if fit.ema else None,
+            own=dict(self.distiller.optimizers()),
         )
 
     def epoch(self, task: Task) -> dict[str, Any]:
@@ -153,7 +157,8 @@ class _Run:
             self.state.random.manual_seed(seeding.derive(settings.seed, "method", done, *self.group.stream))
         rate, timed = 0.0, 0
         start = since = time.perf_counter()
-        for step, batch in enumerate(batches(self.data, size, settings.seed, done, settings.device, self.group)):
+        given = batches(self.data, size, settings.seed, done, settings.device, self.group, self.distiller.views)
+        for step, batch in enumerate(given):
             rate = optimizer.set_rate(self.state.optimizer, schedule.factor(settings.fit, done + 1, step, self.steps))
             meter.add(self.step(batch, done * self.steps + step), batch.total, self._share(batch))
             task.advance(batch.total, epoch=f"{done + 1}/{settings.fit.epochs}", **meter.means(), **self._val())
@@ -173,9 +178,12 @@ class _Run:
         terms = self.lesson(batch, progress)
         loss, share = torch.stack(list(terms.values())).sum(), self._share(batch)
         state.optimizer.zero_grad(set_to_none=True)
+        for own in state.own.values():
+            own.zero_grad(set_to_none=True)
         torch.autograd.backward(state.scaler.scale(loss if share == 1 else loss * share))
         self.distiller.after_backward(progress)
-        state.scaler.step(state.optimizer)
+        for each in (state.optimizer, *filter(_moves, state.own.values())):
+            state.scaler.step(each)
         state.scaler.update()
         if state.average is not None:
             state.average.update(self.network)
@@ -198,13 +206,27 @@ class _Run:
         with autocast(self.settings):
             if teacher is not None and seen is None:
                 with torch.no_grad():
-                    seen = _outputs(teacher(batch.images), batch.index)
-            return _outputs(student(batch.images), batch.index), seen
+                    seen = _outputs(teacher, batch)
+            return _outputs(student, batch), seen
+
+    def keep_best(self) -> None:
+        """Hold the weights that were just validated, where the best shall be kept and these are."""
+        if self.settings.fit.keep == "best" and self.group.leads and best.is_best(self.state.history):
+            self.state.best = best.copied(self._weights(), self.state.distiller)
 
     def deployed(self) -> nn.Module:
         """The network that would be shipped now, in eval mode, without taps."""
-        state = self.network.state_dict() if self.state.average is None else self.state.average.state
-        self.shown.load_state_dict(state)
+        self.shown.load_state_dict(self._weights())
+        return self.distiller.deploy(self.shown).eval()
+
+    def _weights(self) -> Mapping[str, Tensor]:
+        return self.network.state_dict() if self.state.average is None else self.state.average.state
+
+    def _kept(self) -> nn.Module:
+        """The network to give back: as it is, or as it was in its best epoch."""
+        if self.state.best is None:
+            return self.deployed()
+        best.put_back(self.state.best, self.shown, self.state.distiller)
         return self.distiller.deploy(self.shown).eval()
 
     def result(self) -> FitResult:
@@ -212,14 +234,23 @@ class _Run:
         history = self.state.history
         seconds = sum(row["train_seconds"] for row in history)
         speed = len(history) / sum(1 / row["images_per_second"] for row in history)
-        network = self.deployed().to("cpu")
+        network = self._kept().to("cpu")
+        method = self.state.distiller.parameters() if self.state.distiller is not None else ()
+        own = sum(parameter.numel() for parameter in method if parameter.requires_grad)
+        kept = None if self.state.best is None else best.epoch(history)
         over = {"processes": self.group.world, "batchnorm": self.group.batchnorm(self.settings.device)}
         shared = over if self.group.world > 1 else {}
-        return FitResult(network, history, self.state.diagnostics, seconds, speed, self.settings.compile, shared)
+        compiled = self.settings.compile
+        return FitResult(network, history, self.state.diagnostics, seconds, speed, compiled, shared, own, kept)
 
     def _val(self) -> dict[str, float]:
         last = self.state.history[-1] if self.state.history else {}
         return {name: value for name, value in last.items() if name.startswith("val_")}
+
+
+def _moves(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a parameter of it has a gradient; a scaler takes no optimizer without."""
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
 
 
 def _placed(network: nn.Module, device: str) -> nn.Module:
@@ -232,7 +263,17 @@ def _tapped(side: Side, network: nn.Module) -> AbstractContextManager[Tapped]:
     return tapped(network, side.points, side.wanted, side.mean, side.std)
 
 
-def _outputs(given: tuple[Tensor, dict[str, Tensor]], index: Tensor) -> Outputs:
-    """In float32: distances and softmaxes of a method underflow in half precision."""
-    logits, taps = given
-    return Outputs(logits.float(), {key: tap.float() for key, tap in taps.items()}, index)
+def _outputs(network: Callable[..., Any], batch: Batch) -> Outputs:
+    """Of every view of the images, each in a pass of its own as BatchNorm's statistics want it, one behind the other.
+
+    In float32: distances and softmaxes of a method underflow in half precision.
+    """
+    given = [network(images) for images in batch.views]
+    logits = _joined([logits for logits, _ in given])
+    taps = {key: _joined([taps[key] for _, taps in given]) for key in given[0][1]}
+    return Outputs(logits, taps, _joined([batch.index] * len(given)))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    whole = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    return whole.float() if whole.is_floating_point() else whole

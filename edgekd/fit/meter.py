@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from edgekd.errors import StageFailed
+from edgekd.errors import Diverged, StageFailed
 from edgekd.fit.distributed import Group
 
 READ_EVERY = {"cpu": 1}  # steps between two reads of the losses; elsewhere a read waits for the device
@@ -43,8 +43,11 @@ class Meter:
             share: This process's part of the images x the number of processes.
 
         Raises:
-            StageFailed: A term is NaN or infinite.
+            StageFailed: A term is NaN or infinite, or the method gives other terms than before.
         """
+        if self.names and self.names != tuple(terms):
+            found = f"loss terms {', '.join(terms)} after {', '.join(self.names)}"
+            raise StageFailed(self.where, found, "the same terms in every step (0 where one does not apply)")
         self.names = tuple(terms)
         values = torch.stack([term.detach().float() for term in terms.values()])
         self.pending.append((values if share == 1 else values * share, images))
@@ -61,7 +64,7 @@ class Meter:
             self.steps += 1
             for name, value in zip(self.names, values, strict=True):
                 if not math.isfinite(value):
-                    raise StageFailed(
+                    raise Diverged(
                         self.where,
                         f"loss term {name!r} is {value} at epoch {self.epoch}, step {self.steps}",
                         "a finite loss",

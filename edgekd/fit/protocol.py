@@ -63,8 +63,11 @@ class Teaching(Protocol):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the student's optimizer."""
 
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        """Optimizers of its own by name; the loop steps and saves them."""
+
     def after_backward(self, progress: Progress) -> None:
-        """Called between the backward pass and the optimizer's step."""
+        """Called between the backward pass and the optimizers' steps."""
 
     def deploy(self, student: nn.Module) -> nn.Module:
         """The network to validate, count and export."""

@@ -5,19 +5,31 @@ from __future__ import annotations
 import torch
 
 from edgekd.errors import MissingTool, RecipeError
-from edgekd.fit import compiling, schedule
+from edgekd.fit import best, compiling, schedule
 from edgekd.fit.distributed import ALONE, BACKENDS, FEWEST, Group
 from edgekd.recipe import Fit
 
 
-def check(fit: Fit, device: str, where: str, *, compile_allowed: bool = True, group: Group = ALONE) -> None:
+def check(
+    fit: Fit, device: str, where: str, *, compile_allowed: bool = True, group: Group = ALONE, val: int | None = None
+) -> None:
     """Raise what a fit with these settings on the resolved device would fail with.
 
+    Args:
+        fit: The settings.
+        device: The resolved device.
+        where: The recipe's section.
+        compile_allowed: False: this run compiles nothing.
+        group: The processes that train together.
+        val: Validation images, when their number is known.
+
     Raises:
-        RecipeError: See `schedule.check`; a batch that the processes cannot share evenly.
+        RecipeError: See `schedule.check` and `best.refuse`; a batch that the processes cannot share evenly.
         MissingTool: torch cannot use the device, or cannot compile for it although told to; more processes than GPUs.
     """
     schedule.check(fit, where)
+    if val == 0:
+        best.refuse(fit, where)
     if (device == "cuda" and not torch.cuda.is_available()) or (
         device == "mps" and not torch.backends.mps.is_available()
     ):

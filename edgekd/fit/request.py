@@ -67,6 +67,8 @@ class FitResult:
         images_per_second: Over all epochs, the first step of each attempt left out (it compiles).
         compiled: Whether full batches ran compiled.
         shared: `processes` and `batchnorm` (over `process` or `batch`) of a fit in several processes; empty for one.
+        method_parameters: Trained parameters of the method's own modules.
+        kept_epoch: The epoch, counted from 1, whose weights these are; None: the last.
     """
 
     network: nn.Module
@@ -76,6 +78,8 @@ class FitResult:
     images_per_second: float
     compiled: bool
     shared: Mapping[str, Any] = field(default_factory=dict)
+    method_parameters: int = 0
+    kept_epoch: int | None = None
 
     def metrics(self, compile_reason: str) -> dict[str, Any]:
         """The figures of the fit that its artifact's manifest carries."""
@@ -86,6 +90,7 @@ class FitResult:
             "compiled": self.compiled,
             "compile_reason": compile_reason,
             **self.shared,
+            **({} if self.kept_epoch is None else {"kept_epoch": self.kept_epoch}),
         }
 
 

@@ -30,6 +30,8 @@ class State:
         average: Averaged weights, or None.
         history: One row a finished epoch.
         diagnostics: What the method says of itself, one a finished epoch.
+        own: The method's own optimizers.
+        best: Weights of the best epoch so far, where they are kept; see `edgekd.fit.best`.
     """
 
     network: nn.Module
@@ -40,6 +42,8 @@ class State:
     average: Average | None
     history: list[dict[str, Any]] = field(default_factory=list)
     diagnostics: list[Diagnostics] = field(default_factory=list)
+    own: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
+    best: dict[str, Tensor] | None = None
 
     @property
     def epoch(self) -> int:
@@ -54,8 +58,11 @@ def pack(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= {f"distiller/{name}": tensor for name, tensor in state.distiller.state_dict().items()}
     if state.average is not None:
         tensors |= {f"average/{name}": tensor for name, tensor in state.average.state.items()}
-    for i, slots in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{i}/{name}": torch.as_tensor(slot) for name, slot in slots.items()}
+    for prefix, optimizer in _optimizers(state):
+        for i, slots in optimizer.state_dict()["state"].items():
+            tensors |= {f"{prefix}{i}/{name}": torch.as_tensor(slot) for name, slot in slots.items()}
+    if state.best is not None:
+        tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
     tensors["random"] = state.random.get_state()
     texts: list[dict[str, Any]] = []
     for epoch, shown in enumerate(state.diagnostics):
@@ -76,7 +83,9 @@ def unpack(state: State, tensors: Mapping[str, Tensor], rest: Mapping[str, Any],
         _load(state.distiller, _part(tensors, "distiller/"), where)
     if state.average is not None:
         state.average.load(_part(tensors, "average/"))
-    _load_optimizer(state.optimizer, _part(tensors, "optimizer/"))
+    for prefix, optimizer in _optimizers(state):
+        _load_optimizer(optimizer, _part(tensors, prefix))
+    state.best = _part(tensors, "best/") or None
     state.random.set_state(tensors["random"])
     if rest["scaler"]:
         state.scaler.load_state_dict(dict(rest["scaler"]))
@@ -85,6 +94,11 @@ def unpack(state: State, tensors: Mapping[str, Tensor], rest: Mapping[str, Any],
     for epoch, texts in enumerate(rest["texts"]):
         numbers = {name: tensor.numpy() for name, tensor in _part(tensors, f"diagnostics/{epoch}/").items()}
         state.diagnostics.append(numbers | {name: np.array(text) for name, text in texts.items()})
+
+
+def _optimizers(state: State) -> list[tuple[str, torch.optim.Optimizer]]:
+    """(prefix of its tensors, optimizer): the student's, then the method's own."""
+    return [("optimizer/", state.optimizer), *((f"own/{name}/", own) for name, own in state.own.items())]
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

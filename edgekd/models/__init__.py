@@ -117,7 +117,16 @@ def build(
 def taps(name: str, network: nn.Module) -> dict[str, TapPoint]:
     """The taps of a network made by `build(name)`, by name, in order of depth.
 
+    To those of its family comes `last`: the map that is pooled for the classifier, where a module pools it.
+
     Raises:
         RecipeError: No such network, or one that does not take the images it was built for.
     """
-    return family(name).taps(network)
+    from edgekd.models.pooling import global_pool
+    from edgekd.taps import TapPoint
+
+    points, pool = family(name).taps(network), global_pool(network)
+    if pool is None or "pooled" not in points:
+        return points
+    pooled = points.pop("pooled")
+    return {**points, "last": TapPoint(pool, "input"), "pooled": pooled}

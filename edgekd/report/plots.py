@@ -1,4 +1,4 @@
-"""Facts -> pictures: inline SVG, drawn by matplotlib without a display. The only file that imports matplotlib.
+"""Facts -> pictures: inline SVG, drawn by matplotlib without a display. Beside `compared_plot`, the only file that imports matplotlib.
 
 Longer than others: six pictures that share one style. Text stays text; a colour of PALETTE becomes a CSS variable of the page.
 """

@@ -30,6 +30,7 @@ class RunContext:
         channels: Image channels, when already known at check time.
         size: (H, W) in pixels, when already known at check time.
         train_images: Number of training images, when already known at check time.
+        val_images: Number of validation images, when already known at check time.
         teacher_model: Name of the teacher's network, when already known at check time.
     """
 
@@ -46,6 +47,7 @@ class RunContext:
     channels: int | None = None
     size: tuple[int, int] | None = None
     train_images: int | None = None
+    val_images: int | None = None
     teacher_model: str | None = None
 
 

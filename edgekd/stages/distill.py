@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from edgekd import models, predictions, registry
+from edgekd import methods, models, predictions, registry
 from edgekd.artifact import Artifact
+from edgekd.distillers.base import Distiller
 from edgekd.errors import RecipeError
 from edgekd.fit import cached, compiling, ready, seeding
 from edgekd.fit.loop import fit
@@ -34,9 +36,11 @@ def check(params: StudentParams, context: RunContext) -> None:
     """
     registry.check("distillers", params.distill.use, params.distill.args, "distill")
     distiller = registry.construct("distillers", params.distill.use, params.distill.args)
-    if distiller.views != 1:
-        raise RecipeError("distill.use", f"{params.distill.use} wants {distiller.views} views", "a method of one view")
-    ready.check(params.fit, context.device, "student.fit", compile_allowed=context.compile, group=context.group)
+    if params.fit.ema and type(distiller).deploy is not Distiller.deploy:
+        found = f"{params.fit.ema:g}, and {params.distill.use} ships layers of its own, which are not averaged"
+        raise RecipeError("student.fit.ema", found, "0 with this method", "--set student.fit.ema=0")
+    allowed, group, val = context.compile, context.group, context.val_images
+    ready.check(params.fit, context.device, "student.fit", compile_allowed=allowed, group=group, val=val)
     student = _tap_names(params.model, context)
     if not distiller.needs_teacher:
         distiller.wanted(student, ())
@@ -44,8 +48,8 @@ def check(params: StudentParams, context: RunContext) -> None:
         teacher = _tap_names(context.teacher_model, context)
         _, wanted = distiller.wanted(student, teacher)
         if params.distill.cached_views is not None:
-            given = registry.filled("distillers", params.distill.use, params.distill.args)
-            stored = cached.stored(given.get("taps"), distiller.cached or (), teacher)
+            kind, reductions = methods.stored(params.distill.use, params.distill.args) or (None, ())
+            stored = cached.stored(kind, reductions, teacher)  # type: ignore[arg-type]  # of the method's own Literal
             _check_stored(wanted, [f"{tap}:{reduction}" for tap, reduction in stored])
 
 
@@ -70,6 +74,7 @@ def run(params: StudentParams, inputs: Mapping[str, Artifact], out: Path, contex
     with own_threads(context.threads):
         answers = evaluate.answers(result.network, data, normal, "cpu", ("val", "test"))
     metrics = result.metrics(reason) | predictions.summarize(answers)
+    metrics["method_parameters"] = result.method_parameters
     metrics |= evaluate.write_network(out, result.network, params.model, data, normal)
     if "teacher" in inputs:
         metrics |= _agreement(answers, predictions.load(inputs["teacher"].path))
@@ -83,6 +88,36 @@ def join(params: StudentParams, inputs: Mapping[str, Artifact], context: RunCont
     """Take part in the fit of `run` in another process; see `joint`."""
     data = evaluate.open_data(inputs["data"], params.roles)
     _fitted(params, inputs, data, data.normal(params.normalize, "student.normalize"), context)
+
+
+def rehearse(
+    params: StudentParams, inputs: Mapping[str, Artifact], context: RunContext, batches: int, compiled: bool
+) -> float:
+    """A few batches of `run` that are kept nowhere: what this method cannot do with these networks and data fails now.
+
+    Args:
+        params: See `StudentParams`.
+        inputs: As for `run`.
+        context: As for `run`; its `resume` is not used.
+        batches: How many, >= 1; of the training images if there are so many.
+        compiled: Run them compiled.
+
+    Returns:
+        Seconds an image; of two batches or more the first is left out (it compiles).
+
+    Raises:
+        EdgekdError: As `run`.
+    """
+    whole = evaluate.open_data(inputs["data"], params.roles)
+    images = min(batches * params.fit.batch_size, len(whole.arrays.rows["train"]))
+    changes = {"epochs": 1, "keep": "last", "warmup": 0.0, "milestones": None, "compile": compiled}
+    roles = params.roles.model_copy(update={"train": images, "val": min(params.roles.val, 1)})
+    short = params.model_copy(update={"fit": params.fit.model_copy(update=changes), "roles": roles})
+    data = evaluate.open_data(inputs["data"], roles)
+    with TemporaryDirectory() as folder:
+        trial = replace(context, resume=Path(folder))
+        result, _ = _fitted(short, inputs, data, data.normal(params.normalize, "student.normalize"), trial)
+    return 1 / result.images_per_second
 
 
 def _fitted(

@@ -24,6 +24,7 @@ from edgekd.fit.state import Diagnostics
 from edgekd.models import catalogue
 from edgekd.models.checkpoint import load_checkpoint
 from edgekd.models.count import count
+from edgekd.models.grafted import regraft
 from edgekd.params import Roles
 from edgekd.predictions import Predictions
 from edgekd.stages.base import RunContext
@@ -133,7 +134,8 @@ def write_network(out: Path, network: nn.Module, model: str, data: Data, normal:
         "normalize": {"mean": list(normal[0]), "std": list(normal[1])},
         **counts,
     }
-    write_json(out / MODEL, facts)
+    said = getattr(network, "graft", None)  # layers of a method that are shipped with the student
+    write_json(out / MODEL, facts if said is None else {**facts, "graft": said})
     return counts
 
 
@@ -152,6 +154,8 @@ def read_network(artifact: Artifact, data: Data) -> tuple[nn.Module, str, Normal
             "a teacher made from the same data",
         )
     network = data.build(facts["model"])
+    if "graft" in facts:
+        network = regraft(network, facts["graft"])
     load_checkpoint(network, artifact.path / WEIGHTS, facts["model"], where=artifact.id)
     return network, facts["model"], (tuple(facts["normalize"]["mean"]), tuple(facts["normalize"]["std"]))
 

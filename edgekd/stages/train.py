@@ -40,7 +40,8 @@ def check(params: TeacherParams, context: RunContext) -> None:
         if context.classes is not None and context.channels is not None:  # else `run` sees whether it fits
             load_checkpoint(network, path, params.model, where=f"{params.role}.checkpoint")
     elif params.fit is not None:
-        ready.check(params.fit, context.device, "teacher.fit", compile_allowed=context.compile, group=context.group)
+        allowed, group, val = context.compile, context.group, context.val_images
+        ready.check(params.fit, context.device, "teacher.fit", compile_allowed=allowed, group=group, val=val)
         if params.weights is not None:
             path = _file(params, context)
             if context.channels is not None and context.size is not None:

@@ -107,7 +107,7 @@ def test_json_is_versioned_and_alone_on_stdout(home):
         ["run"], ["artifacts", "ls"], ["artifacts", "show", "student"], ["artifacts", "verify"], ["artifacts", "gc"],
         ["eval", "student", "--against", "teacher"], ["report"], ["run", "--dry-run"], ["formats"], ["devices"],
         ["models"], ["distillers"], ["recipes", "ls"], ["recipes", "show", "tiny.yaml"], ["doctor"],
-        ["recipes", "validate", "tiny.yaml", "--deep"],
+        ["recipes", "validate", "tiny.yaml", "--deep"], ["compare", "--methods", "kd", "--dry-run"],
     ):  # fmt: skip
         done = edgekd(*argv, "--json", cwd=home)
         assert done.returncode == 0, (argv, done.stderr)

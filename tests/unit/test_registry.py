@@ -52,6 +52,7 @@ def test_every_stage_says_its_version():
 LIGHT = [
     ["--help"], ["--version"], ["recipes", "ls"], ["recipes", "show", "quickstart"], ["recipes", "validate", "quickstart"],
     ["recipes", "schema"], ["formats"], ["devices"], ["models"], ["distillers"], ["artifacts", "ls"],
+    ["compare", "--help"], ["tune", "--help"],
 ]  # fmt: skip
 PROBE = """
 import sys

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from method_arguments import ARGUMENTS
 
 from edgekd import models, registry
 from edgekd.console import Console
@@ -61,7 +62,7 @@ def fitted(data: TrainingData, tmp_path: Path) -> Fitted:
         given: TrainingData | None = None,
         **settings: Any,
     ) -> FitResult:
-        distiller = distiller or registry.construct("distillers", use, args or {})
+        distiller = distiller or registry.construct("distillers", use, args or ARGUMENTS.get(use, {}))
         student, teacher = student or side(1), teacher or side(2)
         wanted, seen = distiller.wanted(list(student.points), list(teacher.points))
         student = Side(student.network, student.points, wanted, *NORMAL)

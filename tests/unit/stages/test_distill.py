@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from method_arguments import ARGUMENTS, SHIPPED
 from safetensors.torch import load_file
 
 from edgekd import models, registry
 from edgekd.artifact import Artifact
 from edgekd.errors import RecipeError
 from edgekd.fit import loop
+from edgekd.models.grafted import regraft
 from edgekd.params import DistillParams, Roles, StudentParams, TeacherParams
 from edgekd.recipe import Fit
 from edgekd.stages import distill, train
@@ -24,8 +26,12 @@ FIT = Fit(epochs=2, batch_size=20, lr=0.05)
 METHODS = sorted(registry.plugins("distillers"))
 
 
+def given_method(use: str) -> DistillParams:
+    return DistillParams(use=use, args=ARGUMENTS.get(use, {}))
+
+
 def params(use: str, **changes: Any) -> StudentParams:
-    given = {"model": "resnet8", "fit": FIT, "distill": DistillParams(use=use), "roles": Roles(), "seed": 3}
+    given = {"model": "resnet8", "fit": FIT, "distill": given_method(use), "roles": Roles(), "seed": 3}
     return StudentParams(**(given | changes))
 
 
@@ -54,8 +60,10 @@ def test_a_student_of_each_method(
     result = distill.run(params(use), inputs, out, context)
     assert sorted((path.name, path.read_bytes()) for path in teacher.path.iterdir()) == before
     network = models.build("resnet8", classes=3)
+    said = json.loads((out / "model.json").read_text(encoding="utf-8"))
+    network = regraft(network, said["graft"]) if use in SHIPPED else network
     assert sorted(load_file(out / "weights.safetensors")) == sorted(network.state_dict())
-    assert result.metrics["parameters"] == sum(p.numel() for p in network.parameters())
+    assert result.metrics["parameters"] == said["parameters"] == sum(p.numel() for p in network.parameters())
     assert ("teacher_agreement_percent" in result.metrics) == needs
     assert {"top1_percent", "macs", "images_per_second", "compiled", "train_seconds", "epochs"} <= set(result.metrics)
     assert len(json.loads((out / "history.json").read_text(encoding="utf-8"))) == 2

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgekd import keys, models, registry
+from edgekd import keys, methods, models, registry
 from edgekd import recipe as recipes
 from edgekd.artifact import Artifact
 from edgekd.augment import Drawn, apply
@@ -256,7 +256,7 @@ def test_a_named_device_and_auto_are_one_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "use", sorted(n for n, p in registry.plugins("distillers").items() if p.attributes.get("cached") is None)
+    "use", sorted(n for n in registry.plugins("distillers") if n != "sum" and methods.stored(n, {}) is None)
 )
 def test_a_method_that_cannot_be_cached_is_refused(use: str) -> None:
     with pytest.raises(RecipeError, match=r"distill\.cached_views: 2, and distill\.use") as caught:
@@ -277,6 +277,6 @@ def test_a_method_that_reads_more_than_it_says_is_refused(
     student = StudentParams(model="resnet8", fit=FIT, distill=given, roles=Roles(), seed=3)
     context = replace(training_context, teacher_model="resnet14")
     distill.check(student, context)
-    monkeypatch.setattr(registry.load("distillers", "rtk"), "cached", ("pooled",))
+    monkeypatch.setattr(methods, "stored", lambda *_: ("block", ("pooled",)))
     with pytest.raises(RecipeError, match=r"reads block\.1:energy of the teacher, which is not stored"):
         distill.check(student, context)
