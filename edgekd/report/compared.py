@@ -79,8 +79,8 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
     hosts = {(run["processor"], run["threads"]) for row in rows for run in row["runs"]}
     where = " and ".join(f"{processor}, {threads} threads" for processor, threads in sorted(hosts, key=str))
     lines.append(
-        f"s/epoch: median training time of an epoch, validation left out, students one after the other, on {facts['device']} "
-        f"({where}). trained extra: parameters of the method's own modules; ships: parameters of the network that is exported."
+        f"s/epoch: median training time of an epoch, validation left out, on {facts['device']} in "
+        f"{facts['precision']} ({where}). trained extra: parameters of the method's own modules; ships: parameters of the network that is exported."
     )
     return lines
 

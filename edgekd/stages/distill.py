@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from edgekd import methods, models, predictions, registry
 from edgekd.artifact import Artifact
-from edgekd.distillers.base import Distiller
+from edgekd.distillers.base import Context, Distiller
 from edgekd.errors import RecipeError
 from edgekd.fit import cached, compiling, ready, seeding
 from edgekd.fit.loop import fit
@@ -22,7 +23,7 @@ from edgekd.params import StudentParams
 from edgekd.predictions import Predictions
 from edgekd.stages import evaluate, joint
 from edgekd.stages.base import RunContext, StageResult
-from edgekd.taps import Wanted
+from edgekd.taps import Outputs, Wanted, tapped
 
 VERSION = 1
 
@@ -41,16 +42,18 @@ def check(params: StudentParams, context: RunContext) -> None:
         raise RecipeError("student.fit.ema", found, "0 with this method", "--set student.fit.ema=0")
     allowed, group, val = context.compile, context.group, context.val_images
     ready.check(params.fit, context.device, "student.fit", compile_allowed=allowed, group=group, val=val)
-    student = _tap_names(params.model, context)
+    student = _draft(params.model, context)
     if not distiller.needs_teacher:
-        distiller.wanted(student, ())
+        distiller.wanted(list(student.points), ())
     elif context.teacher_model is not None:
-        teacher = _tap_names(context.teacher_model, context)
-        _, wanted = distiller.wanted(student, teacher)
+        teacher = _draft(context.teacher_model, context)
+        ours, theirs = distiller.wanted(list(student.points), list(teacher.points))
         if params.distill.cached_views is not None:
             kind, reductions = methods.stored(params.distill.use, params.distill.args) or (None, ())
-            stored = cached.stored(kind, reductions, teacher)  # type: ignore[arg-type]  # of the method's own Literal
-            _check_stored(wanted, [f"{tap}:{reduction}" for tap, reduction in stored])
+            stored = cached.stored(kind, reductions, list(teacher.points))  # type: ignore[arg-type]  # the method's Literal
+            _check_stored(theirs, [f"{tap}:{reduction}" for tap, reduction in stored])
+        if context.size is not None and context.classes is not None:
+            _try_setup(distiller, replace(student, wanted=ours), replace(teacher, wanted=theirs), context)
 
 
 def run(params: StudentParams, inputs: Mapping[str, Artifact], out: Path, context: RunContext) -> StageResult:
@@ -182,8 +185,24 @@ def _check_stored(wanted: Wanted, stored: Collection[str]) -> None:
         )
 
 
-def _tap_names(model: str, context: RunContext) -> list[str]:
-    return list(models.taps(model, evaluate.draft(model, context)))
+def _draft(model: str, context: RunContext) -> Side:
+    network = evaluate.draft(model, context)
+    plain = (0.0,) * (context.channels or evaluate.RGB), (1.0,) * (context.channels or evaluate.RGB)
+    return Side(network, models.taps(model, network), (), *plain)
+
+
+def _try_setup(distiller: Distiller, student: Side, teacher: Side, context: RunContext) -> None:
+    """Set the method up for networks like those to come: where it cannot, that is known before the teacher is trained."""
+    assert context.size is not None and context.classes is not None  # see `check`
+    images = torch.zeros(2, context.channels or evaluate.RGB, *context.size)
+    ours, theirs = _shown(student, images), _shown(teacher, images)
+    labels, random = torch.arange(context.classes), seeding.generator(0, "method")
+    distiller.setup(Context(student.network, teacher.network, ours, theirs, labels, context.classes, random))
+
+
+def _shown(side: Side, images: torch.Tensor) -> Outputs:
+    with tapped(side.network.eval(), side.points, side.wanted, side.mean, side.std) as network, torch.no_grad():
+        return Outputs(*network(images))
 
 
 def _agreement(student: Predictions, teacher: Predictions) -> dict[str, Any]:

@@ -121,6 +121,25 @@ def test_initial_weights_are_the_same_for_every_method(
         assert all(torch.equal(other[name], value) for name, value in starts[0].items())
 
 
+def test_a_method_that_does_not_fit_the_networks_says_so_before_the_teacher_is_trained(
+    training_context: RunContext,
+) -> None:
+    given = params("hmat")
+    known = {"classes": 3, "channels": 3, "teacher_model": "resnet14"}
+    distill.check(given, replace(training_context, **known))
+    distill.check(given, replace(training_context, size=(16, 16), **known))
+    with pytest.raises(RecipeError, match="hmat") as raised:
+        distill.check(given, replace(training_context, size=(4, 4), **known))
+    assert "channel=false" in raised.value.hint
+
+
+def test_averaged_weights_and_layers_that_are_shipped_exclude_each_other(training_context: RunContext) -> None:
+    fit = FIT.model_copy(update={"ema": 0.9})
+    distill.check(params("kd", fit=fit), training_context)
+    with pytest.raises(RecipeError, match=r"student\.fit\.ema"):
+        distill.check(params("kdfm", fit=fit), training_context)
+
+
 def test_a_teacher_of_other_classes_is_refused(
     brightness: Artifact, teacher: Artifact, tmp_path: Path, training_context: RunContext
 ) -> None:
