@@ -25,6 +25,7 @@ METHODS = {  # as typed behind --methods; the others run with their defaults
     "semckd": "semckd:beta=50",
     "simkd": "simkd:weight=30",
     "sum": "sum:of=[{use: kd}, {use: at}]",
+    "vid": "vid:beta=0.3",
 }
 NOT_RUN = ("ce", "kd")  # in every comparison anyway
 
