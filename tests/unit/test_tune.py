@@ -129,7 +129,8 @@ def test_a_key_that_the_recipe_does_not_have_is_named(recipe, tmp_path, capsys, 
     assert not Store(tmp_path).all()
 
 
-def test_data_that_are_not_there_end_it(recipe, tmp_path, capsys):
+def test_data_that_are_not_there_end_it(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("EDGEKD_DATA", raising=False)
     with pytest.raises(RecipeError, match="cifar10") as caught:
         ran(capsys, recipe, tmp_path, overrides=["data.use=cifar10"])
     assert "EDGEKD_DATA" in caught.value.hint

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from method_arguments import ARGUMENTS
 
-from edgekd import registry
+from edgekd import methods, registry
 from edgekd.augment import apply, draw
 from edgekd.fit import batches, cached, seeding
 from edgekd.fit.batches import TrainingData
@@ -21,7 +22,7 @@ from tests.tolerances import CACHED_LOSS, CACHED_WEIGHTS
 
 VIEWS, SEED = 3, 0  # the seed of every fit of these tests
 METHODS = sorted(
-    name for name, plugin in registry.plugins("distillers").items() if plugin.attributes.get("cached") is not None
+    name for name in registry.plugins("distillers") if methods.stored(name, ARGUMENTS.get(name, {})) is not None
 )
 Fitted = Callable[..., FitResult]
 
@@ -37,8 +38,7 @@ def stored(data: TrainingData, teacher: Side, use: str, kind: type[cached.Cached
     """The training data with views, and the teacher's answers to them."""
     n = len(data.labels)
     drawn = draw(data.augment, VIEWS * n, (16, 16), seeding.generator(9, "views"))
-    plugin = registry.plugins("distillers")[use]
-    wanted = cached.stored("block", plugin.attributes["cached"], list(teacher.points))
+    wanted = cached.stored(*methods.stored(use, ARGUMENTS.get(use, {})), list(teacher.points))
     folded = fold_batchnorm(teacher.network)
     with tapped(folded, teacher.points, wanted, teacher.mean, teacher.std) as network, torch.no_grad():
         logits, taps = network.eval()(apply(data.images[torch.arange(VIEWS * n) % n], drawn))
