@@ -8,6 +8,7 @@ from typing import Any
 from edgekd import registry
 
 GROUP = "distillers"
+WRAPS = "of"  # where a method of another package, which is not installed, will have listed its members
 BASELINE = {"ce_weight": 1.0, "kd_weight": 0.0}  # of a method that says nothing: labels alone
 
 Stored = tuple[str | None, tuple[str, ...]]  # kind of taps, their reductions
@@ -24,8 +25,11 @@ def needs_teacher(use: str, args: Mapping[str, Any]) -> bool:
 
 
 def reconstructions(use: str, args: Mapping[str, Any]) -> list[str]:
-    """The methods in it that edgekd reconstructed."""
-    return [name for name, _ in parts(use, args) if _said(name, "reconstruction", False)]
+    """The methods in it that edgekd reconstructed. It comes from a record, which may name methods that are not there any more."""
+    known = registry.plugins(GROUP)
+    wraps = known[use].attributes.get("wraps", WRAPS) if use in known else WRAPS
+    listed = [item.get("use") for item in args.get(wraps) or [] if isinstance(item, Mapping)]
+    return [name for name in (use, *listed) if name in known and known[name].attributes.get("reconstruction")]
 
 
 def stored(use: str, args: Mapping[str, Any]) -> Stored | None:

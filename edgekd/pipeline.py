@@ -119,11 +119,16 @@ def require_same(steps: Sequence[Step], settings: Settings) -> None:
 
 def dry_run(steps: Sequence[Step], settings: Settings) -> list[Outcome]:
     """What `run` would do, without doing it; a step behind one that is to be made is to be made, too."""
+    steps = [prepare(step, settings) for step in steps]
+    require_same(steps, settings)
+    return outlook(steps, settings)
+
+
+def outlook(steps: Sequence[Step], settings: Settings) -> list[Outcome]:
+    """What of prepared steps, upstream first, is made and what is not."""
     store = Store(settings.workspace)
     done: dict[str, Artifact] = {}
     outcomes: list[Outcome] = []
-    steps = [prepare(step, settings) for step in steps]
-    require_same(steps, settings)
     for step in steps:
         if all(name in done for name in step.inputs.values()):
             outcome = _look(step, done, store, settings)

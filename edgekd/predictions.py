@@ -92,6 +92,12 @@ def load(folder: Path) -> Predictions:
         ) from error
 
 
+def agreement_percent(ours: Predictions, theirs: Predictions) -> float | None:
+    """Part of the test images on which both answer the same, percent; None where they saw other test images."""
+    a, b = ours.of("test"), theirs.of("test")
+    return 100.0 * float((a.answer == b.answer).mean()) if np.array_equal(a.row, b.row) else None
+
+
 def summarize(predictions: Predictions) -> dict[str, Any]:
     """Metrics of every evaluation: top-1 in percent with its 95 % Wilson interval and n, per role present.
 

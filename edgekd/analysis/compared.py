@@ -43,7 +43,7 @@ def differences(comparison: Comparison, runs: Runs) -> dict[str, list[dict[str, 
     families: dict[str, list[tuple[str, str, Difference]]] = {}
     for method in comparison.methods:
         for label in comparison.references(method):
-            found = _paired(comparison.seeds, runs[method.label], runs[label])
+            found = over_seeds(comparison.seeds, runs[method.label], runs[label])
             if found is not None and method.asked:
                 family = label if label in (comparison.plain, comparison.usual) else ""
                 families.setdefault(family, []).append((method.label, label, found))
@@ -56,7 +56,8 @@ def differences(comparison: Comparison, runs: Runs) -> dict[str, list[dict[str, 
     return {label: sorted(rows[label], key=lambda row: order[label].index(row["to"])) for label in rows}
 
 
-def _paired(seeds: Sequence[int], ours: Mapping[int, Artifact], theirs: Mapping[int, Artifact]) -> Difference | None:
+def over_seeds(seeds: Sequence[int], ours: Mapping[int, Artifact], theirs: Mapping[int, Artifact]) -> Difference | None:
+    """The paired difference over the seeds that both have been made with; None where there is none."""
     both = [seed for seed in seeds if seed in ours and seed in theirs]
     if not both:
         return None
@@ -88,8 +89,7 @@ def agreement(student: Artifact, teacher: Artifact | None) -> float | None:
     said = student.metrics.get("teacher_agreement_percent")
     if said is not None or teacher is None:
         return said
-    ours, theirs = (predictions.load(artifact.path).of("test") for artifact in (student, teacher))
-    return 100.0 * float(np.mean(ours.answer == theirs.answer)) if np.array_equal(ours.row, theirs.row) else None
+    return predictions.agreement_percent(predictions.load(student.path), predictions.load(teacher.path))
 
 
 def _row(

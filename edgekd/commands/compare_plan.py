@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edgekd.analysis.compare import LITERATURE_SD, ONE_SEED, Difference, paired, pooled, pp, visible
-from edgekd.analysis.compared import top1
+from edgekd.analysis.compare import LITERATURE_SD, ONE_SEED, pooled, pp, visible
+from edgekd.analysis.compared import over_seeds
 from edgekd.artifact import Artifact, canonical
 from edgekd.commands import output
 from edgekd.commands.dry import estimate_of, shown_time
@@ -28,7 +28,8 @@ def smallest(comparison: Comparison, made: Made) -> dict[str, Any] | None:
     others = [m.label for m in comparison.methods if m.asked and reference in comparison.references(m)]
     if not others:
         return None
-    seen = pooled([found for label in others if (found := _difference(comparison, made, label, reference)) is not None])
+    found = [over_seeds(comparison.seeds, made[label], made[reference]) for label in others]
+    seen = pooled([difference for difference in found if difference is not None])
     sd, freedom = seen or (LITERATURE_SD * math.sqrt(2), 0)
     return {
         "one_pp": visible(sd, n),
@@ -78,14 +79,6 @@ def show(comparison: Comparison, students: Students, made: Made, json: bool) -> 
     for line in said:
         output.say(line)
     output.next_command("the same line without --dry-run")
-
-
-def _difference(comparison: Comparison, made: Made, label: str, reference: str) -> Difference | None:
-    seeds = [seed for seed in comparison.seeds if seed in made[label] and seed in made[reference]]
-    if len(seeds) < 2:
-        return None
-    image = 100.0 / int(made[label][seeds[0]].metrics["n_test"])
-    return paired(top1(made[label], seeds), top1(made[reference], seeds), image)
 
 
 def _duration(comparison: Comparison, students: Students, made: Made) -> str:

@@ -18,7 +18,7 @@ from edgekd.console import Console
 from edgekd.durable import inside, write_whole
 from edgekd.errors import EdgekdError, IntegrityError, UsageError
 from edgekd.keys import Settings, context_of, prepare
-from edgekd.pipeline import Outcome, check_all, look, make, run, steps_of
+from edgekd.pipeline import Outcome, check_all, look, make, outlook, run, steps_of
 from edgekd.plan import Step
 from edgekd.recipe import Recipe
 from edgekd.runner.state import usable_cores
@@ -75,15 +75,7 @@ class Students:
 
     def outcomes(self, recipe: Recipe) -> list[Outcome]:
         """What is made of a student's steps, and what is to make; nothing is made."""
-        done: dict[str, Artifact] = {}
-        outcomes = []
-        for step in self.steps(recipe):
-            missing = [name for name in step.inputs.values() if name not in done]
-            outcome = Outcome(step, "to make", f"after {missing[0]}") if missing else look(step, done, self.settings)
-            if outcome.artifact is not None:
-                done[step.name] = outcome.artifact
-            outcomes.append(outcome)
-        return outcomes
+        return outlook(self.steps(recipe), self.settings)
 
     def found(self, recipe: Recipe) -> dict[str, Artifact]:
         """What of a student's steps is made, by name; none behind one that is not."""

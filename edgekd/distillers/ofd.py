@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edgekd.distillers.attention import float32, read
 from edgekd.distillers.base import Context, Distiller, Outputs, Progress, Wanted, supervised, teacher_of
 from edgekd.distillers.modules import made
-from edgekd.distillers.stages import deepest, level, maps
+from edgekd.distillers.stages import before_relu, deepest, level, maps
 from edgekd.errors import RecipeError
 from edgekd.models.prenorm import norms_before
 
@@ -56,7 +56,7 @@ class OFD(Distiller):
     def wanted(self, student: Sequence[str], teacher: Sequence[str]) -> tuple[Wanted, Wanted]:
         """The maps of the paired stages, before their last ReLU."""
         ours, theirs = deepest(student, teacher)
-        self.student_taps, self.teacher_taps = _before(ours, student), _before(theirs, teacher)
+        self.student_taps, self.teacher_taps = before_relu(ours, student), before_relu(theirs, teacher)
         if self.teacher_taps == theirs:
             found = "ofd needs maps before their ReLU, and the teacher has none"
             raise RecipeError("distill.use", found, "another method", HINT)
@@ -125,9 +125,3 @@ def partial_l2(student: Tensor, teacher: Tensor, margins: Tensor) -> Tensor:
     goal = torch.maximum(teacher, margins.view(1, -1, 1, 1))
     counted = (student > goal) | (teacher > 0)
     return ((student - goal).square() * counted).sum() / len(student)
-
-
-def _before(stages: list[str], names: Sequence[str]) -> list[str]:
-    """Those stages before their last ReLU, where the network offers it."""
-    before = [tap.replace("stage", "preact") for tap in stages]
-    return before if set(before) <= set(names) else stages

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from edgekd.distillers.attention import float32, read
 from edgekd.distillers.base import Context, Distiller, Outputs, Progress, Wanted, supervised, teacher_of
+from edgekd.distillers.logits import warmed
 from edgekd.distillers.modules import made
-from edgekd.distillers.stages import deepest, maps
+from edgekd.distillers.stages import before_relu, deepest, maps
 
 WIDEST = 512  # channels inside the fusion, at most
 GRIDS = (4, 2, 1)  # pixels a side at which maps are compared beside their own size
@@ -56,9 +57,8 @@ class ReviewKD(Distiller):
     def wanted(self, student: Sequence[str], teacher: Sequence[str]) -> tuple[Wanted, Wanted]:
         """The pooled vector and the maps of the paired stages, deepest first."""
         ours, theirs = deepest(student, teacher)
-        before = [tap.replace("stage", "preact") for tap in theirs]
         self.student_taps = ours[::-1]
-        self.teacher_taps = (before if set(before) <= set(teacher) else theirs)[::-1]
+        self.teacher_taps = before_relu(theirs, teacher)[::-1]
         return [("pooled", "pooled"), *maps(self.student_taps)], [("pooled", "pooled"), *maps(self.teacher_taps)]
 
     def setup(self, context: Context) -> None:
@@ -84,7 +84,7 @@ class ReviewKD(Distiller):
                 fused, deeper = fusion(ours, deeper, theirs.shape[2:])
                 losses.append(hierarchical_context(fused, theirs))
             loss = torch.stack(losses).sum()
-        warm = min((progress.epoch + 1) / self.warmup, 1.0)
+        warm = warmed(progress.epoch, self.warmup)
         return {
             **supervised(student, guide, target, self.kd_weight, self.temperature),
             "reviewkd": warm * self.beta * loss,

@@ -21,6 +21,12 @@ def deepest(student: Sequence[str], teacher: Sequence[str], kind: Kind = "stage"
     return ours[-n:], theirs[-n:]
 
 
+def before_relu(stages: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Those stages before their last ReLU where the network offers all of them so, else as they are."""
+    before = [tap.replace("stage", "preact") for tap in stages]
+    return before if set(before) <= set(names) else list(stages)
+
+
 def level(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps [B, C, H, W] at the smaller height and the smaller width, by adaptive average pooling."""
     height, width = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])

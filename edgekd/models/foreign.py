@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from edgekd.errors import MissingTool, RecipeError
 from edgekd.models import catalogue, probe
+from edgekd.models.initialise import drawing
 from edgekd.taps import TapPoint
 
 FOREIGN: dict[str, str] = {}  # see `ours`
@@ -82,7 +82,7 @@ def build(
     """
     package, architecture = catalogue.split(name)
     try:
-        with _drawing(generator):
+        with drawing(generator):
             network = _BUILDERS[package](architecture, classes, channels, size)
     except (AssertionError, ValueError, RuntimeError, TypeError) as error:
         raise probe.unfit(name, channels, size, error) from error
@@ -109,18 +109,6 @@ def ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if all(key.startswith(PREFIX) for key in plain):
         return plain
     return {PREFIX + DENSE.sub(r"\1\2", key): value for key, value in plain.items() if not AUXILIARY.match(key)}
-
-
-@contextmanager
-def _drawing(generator: torch.Generator | None) -> Iterator[None]:
-    """The CPU's global generator, from which constructors draw, seeded from ours while the block runs; None: as it is."""
-    if generator is None:
-        yield
-        return
-    seed = int(torch.randint(2**63 - 1, (), generator=generator))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators, too
-        yield
 
 
 def _torchvision(architecture: str, classes: int, channels: int, size: tuple[int, int]) -> nn.Module:

@@ -26,7 +26,7 @@ _MAKE: dict[str, Callable[..., nn.Module]] = {
 
 def adapter(layers: Sequence[Layer]) -> nn.Sequential:
     """The layers, from map [B, C, H, W] to map: `conv` (inputs, outputs, odd kernel; no bias, same size), `bn` (channels),
-    `relu`, `pool` (factor: the mean of squares of that side). Empty: the identity.
+    `relu`, `pool` (factor: means over factor x factor pixels). Empty: the identity.
     """
     return nn.Sequential(*(_MAKE[layer["kind"]](**{k: v for k, v in layer.items() if k != "kind"}) for layer in layers))
 

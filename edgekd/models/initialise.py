@@ -1,9 +1,10 @@
-"""Initial weights of the convolutional families, drawn from one generator."""
+"""Initial weights, drawn from one generator."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -45,3 +46,15 @@ def initialised(
             bound = 0.0 if zero_bias else 1 / math.sqrt(module.in_features)
             nn.init.uniform_(module.bias, -bound, bound, generator=generator)
     return network
+
+
+@contextmanager
+def drawing(generator: torch.Generator | None) -> Iterator[None]:
+    """The CPU's global generator, from which constructors draw, seeded from ours while the block runs; None: as it is."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators, too
+        yield

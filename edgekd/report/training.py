@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekd import registry
+from edgekd import methods
 from edgekd.errors import IntegrityError
 from edgekd.report.folder import Folder, clean
 from edgekd.report.schema import Attention, Curve
@@ -26,10 +26,7 @@ def reconstruction(student: Folder | None) -> str | None:
     if student is None:
         return None
     distill = student.params.get("distill") or {}
-    parts = (distill.get("args") or {}).get("of") or []
-    used = [method(student), *(part.get("use") for part in parts if isinstance(part, Mapping))]
-    known = registry.plugins("distillers")
-    rebuilt = [name for name in used if name in known and known[name].attributes.get("reconstruction")]
+    rebuilt = methods.reconstructions(method(student), distill.get("args") or {})
     if not rebuilt and student.metrics.get("reconstruction"):
         rebuilt = [method(student) or "the method"]
     if not rebuilt:

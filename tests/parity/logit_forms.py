@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from distiller_forms import EPS_BN, Array, cross_entropy, kl, softmax
 
-Array = np.ndarray
-EPS_BN = 1e-5
-
-
-def softmax(z: Array) -> Array:
-    e = np.exp(z - z.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def cross_entropy(z: Array, labels: Array) -> float:
-    return float(np.mean([-np.log(softmax(row)[y]) for row, y in zip(z, labels, strict=True)]))
+__all__ = ["cross_entropy", "kl"]
 
 
 def divergence(p_t: Array, p_s: Array) -> float:
     return float(sum(t * np.log(t / s) for t, s in zip(p_t, p_s, strict=True) if t > 0))
-
-
-def kl(z_s: Array, z_t: Array, temperature: float) -> float:
-    each = [divergence(softmax(t / temperature), softmax(s / temperature)) for s, t in zip(z_s, z_t, strict=True)]
-    return temperature**2 * float(np.mean(each))
 
 
 def tckd(z_s: Array, z_t: Array, labels: Array, temperature: float) -> Array:
