@@ -370,6 +370,21 @@ def predict(
     work(images, from_, top, workspace, json)
 
 
+@app.command(epilog="Example: edgekd lint model.onnx --format trt")
+def lint(
+    file: Annotated[str, typer.Argument(help="ONNX file, or an artifact with one: export/tensorrt-int8.")],
+    format_: Annotated[
+        str | None, typer.Option("--format", "-f", help="Family or target whose rules hold; default: the artifact's.")
+    ] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    json: JsonOption = False,
+) -> None:
+    """Hold an ONNX file to the rules of a runtime, and to TensorRT-RTX where it is installed."""
+    from edgekd.commands.lint import lint as work
+
+    work(file, format_, workspace, json)
+
+
 @app.command(name="eval", epilog="Example: edgekd eval student --min-top1 90")
 def evaluate(
     artifact: Annotated[
@@ -387,6 +402,69 @@ def evaluate(
     from edgekd.commands.evaluate import evaluate as work
 
     work(artifact, min_top1, against, max_drop, workspace, json)
+
+
+@app.command(epilog="Examples: edgekd parity; edgekd parity --tensors --images 2000")
+def parity(
+    recipe: RecipeOption = None,
+    from_: FromOption = None,
+    images: Annotated[int, typer.Option(min=2, help="Test images, evenly spread; the golden ones besides.")] = 512,
+    tensors: Annotated[bool, typer.Option("--tensors", help="Compare and show every tensor of every file.")] = False,
+    workspace: WorkspaceOption = WORKSPACE,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    json: JsonOption = False,
+) -> None:
+    """Run torch and every file again on the same images: input, labels, graph, int8; names the first tensor that diverges."""
+    from edgekd.commands.parity import ParityOptions
+    from edgekd.commands.parity import parity as work
+
+    work(ParityOptions(recipe, from_, images, tensors, workspace, threads, json))
+
+
+@app.command(epilog="Examples: edgekd ledger; edgekd ledger --from latest; edgekd ledger --set gate.max_drop_pp=0.5")
+def ledger(
+    recipe: RecipeOption = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="The chain of this artifact: id, unique prefix, tag or `latest`.")
+    ] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    set_: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What each step lost, from teacher to board, on the same test images; exit 3 where a step fails the gate."""
+    from edgekd.commands.ledger import LedgerOptions
+    from edgekd.commands.ledger import ledger as work
+
+    work(LedgerOptions(recipe, from_, workspace, data_root, set_, json))
+
+
+@app.command(epilog="Examples: edgekd sensitivity; edgekd sensitivity --images 5000 --set quantize.calibrate=mse")
+def sensitivity(
+    recipe: RecipeOption = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="The chain of this artifact: id, unique prefix, tag or `latest`.")
+    ] = None,
+    set_: SetOption = None,
+    scheme: Annotated[
+        str | None, typer.Option(help="u8s8 or s8-trt. Default: the first that the recipe makes.")
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=2, help="Images of validation, or of train where nothing is held out.")
+    ] = 1000,
+    workspace: WorkspaceOption = WORKSPACE,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the table and the picture. Default: in the workspace."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    json: JsonOption = False,
+) -> None:
+    """Quantize one layer at a time and show what each costs; test is not touched."""
+    from edgekd.commands.sensitivity import SensitivityOptions
+    from edgekd.commands.sensitivity import sensitivity as work
+
+    work(SensitivityOptions(recipe, from_, set_, scheme, images, workspace, output, threads, json))
 
 
 @app.command()

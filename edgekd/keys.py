@@ -15,7 +15,16 @@ from edgekd.data.checkpoint_file import find_checkpoint
 from edgekd.fit.distributed import ALONE, Group
 from edgekd.fit.resolve import resolve
 from edgekd.models import published
-from edgekd.params import AdoptParams, BenchParams, DataParams, Params, StudentParams, TeacherParams, ViewsParams
+from edgekd.params import (
+    AdoptParams,
+    BenchParams,
+    DataParams,
+    Params,
+    QuantizeParams,
+    StudentParams,
+    TeacherParams,
+    ViewsParams,
+)
 from edgekd.plan import Step
 from edgekd.recipe import Fit
 from edgekd.stages import joint
@@ -111,8 +120,9 @@ def keyed(step: Step, inputs: Mapping[str, Artifact], settings: Settings) -> Key
     if step.plugin is not None:
         group, name = step.plugin
         material["plugin"] = {"group": group, "name": name, "version": registry.find(group, name).version}
-        if isinstance(step.params, StudentParams):
-            members = registry.members(group, name, step.params.distill.args)
+        if isinstance(step.params, StudentParams | QuantizeParams):
+            own = step.params.args if isinstance(step.params, QuantizeParams) else step.params.distill.args
+            members = registry.members(group, name, own)
             if members:
                 versions = [{"name": use, "version": registry.find(group, use).version} for use, _ in members]
                 material["plugin"]["members"] = versions
@@ -134,7 +144,8 @@ def stated(step: Step, made: Artifact) -> dict[str, Any]:
     """
     old: Mapping[str, Any] = made.manifest.get("params", {})
     params = _hashed(step.params)
-    params.update({name: old[name] for name in ("sources", "layout") if name in old})
+    # artifacts of the first version carry `expect_top1`, which is no input
+    params.update({name: old[name] for name in ("sources", "layout", "expect_top1") if name in old})
     for name in FILES:
         digest = old.get(f"{name}_sha256")
         if digest and params.pop(name, None):

@@ -5,7 +5,9 @@ Timings come from the runner, never from here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +73,30 @@ def infer(opened: onnxruntime.InferenceSession, batch: npt.NDArray[np.float32]) 
         raise StageFailed(
             "onnxruntime", f"refuses a batch of shape {list(batch.shape)}: {error}", f"{wanted}"
         ) from error
+
+
+def values(
+    model: bytes, feeds: Mapping[str, npt.NDArray[Any]], names: Sequence[str], threads: int = 1
+) -> list[npt.NDArray[Any]]:
+    """Any outputs of a graph with any inputs, computed operator by operator as the graph says: nothing is fused.
+
+    Raises:
+        IntegrityError: onnxruntime cannot load it.
+        StageFailed: It refuses the values.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = ERRORS_ONLY
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        opened = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except _REFUSALS as error:
+        raise IntegrityError("graph", f"onnxruntime cannot load it ({error})", "an intact ONNX file") from error
+    try:
+        found: list[npt.NDArray[Any]] = opened.run(list(names), dict(feeds))
+    except _REFUSALS as error:
+        raise StageFailed("onnxruntime", f"refuses the values: {error}", "values of the graph's shapes") from error
+    return found
 
 
 def evaluate_onnx(

@@ -96,6 +96,15 @@ class StudentParams(Params):
     seed: int
 
 
+class QatParams(StudentParams):
+    """Stage `qat`: the student fitted on, rounded as the file of a scheme; `normalize` is the student's own."""
+
+    scheme: str
+    calibrate: str
+    images: int
+    learn_ranges: bool
+
+
 class GraphParams(Params):
     """Stage `graph`: student -> canonical fp32 ONNX, dynamic batch, parity-checked."""
 

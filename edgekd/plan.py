@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgekd import methods, profiles, registry
 from edgekd.errors import RecipeError, nearest
@@ -15,16 +16,19 @@ from edgekd.params import (
     ExportParams,
     GraphParams,
     Params,
+    QatParams,
     QuantizeParams,
     Roles,
     StudentParams,
     TeacherParams,
     ViewsParams,
 )
-from edgekd.recipe import Distill, Fit, Recipe
-from edgekd.validation import check, needs_teacher, reachable, resolve_targets
+from edgekd.recipe import Distill, Fit, Qat, Recipe
+from edgekd.targets import measurable, resolve_targets
+from edgekd.validation import check, needs_teacher, reachable
 
 GOALS = ("data", "teacher", "student", "graph", "quantized", "export", "bench")
+QAT_SCHEME = "u8s8"  # whose file quantization-aware training rounds like
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ def plan(recipe: Recipe, *, until: str = "bench", targets: Sequence[str] | None 
         RecipeError: Unknown plugin, argument, model, target or device; a teacher that is missing.
     """
     check(recipe)
-    names = resolve_targets(targets if targets is not None else recipe.export, "--format" if targets else "export")
+    where = "export" if targets is None else "--format"
+    names = resolve_targets(recipe.export if targets is None else targets, where, recipe)
     steps = [_data(recipe)]
     if until == "teacher" or (recipe.distill is not None and needs_teacher(recipe.distill)):
         steps.append(_teacher(recipe))
@@ -71,12 +76,13 @@ def plan(recipe: Recipe, *, until: str = "bench", targets: Sequence[str] | None 
         steps += _beginning(recipe, until)
     if until in ("quantized", "export", "bench"):
         chosen = reachable(recipe, [profiles.target(name) for name in names], targets is not None)
+        measured = measurable(recipe, chosen, targets is not None) if until == "bench" else []
         schemes = sorted({target.scheme for target in chosen} - {"none"}) or (["u8s8"] if until == "quantized" else [])
         steps += [_quantize(recipe, scheme) for scheme in schemes if recipe.student.scheme is None]
         if until != "quantized":
             steps += [_export(target) for target in chosen]
         if until == "bench":
-            steps += [_bench(recipe, target) for target in chosen]
+            steps += [_bench(recipe, target) for target in measured]
     return steps[:1] if until == "data" else steps
 
 
@@ -145,9 +151,42 @@ def _beginning(recipe: Recipe, until: str) -> list[Step]:
     if recipe.student.onnx is not None:
         return [_adopted(recipe, recipe.student.onnx, until)]
     steps = [_student_imported(recipe)] if recipe.student.imported else _student_fitted(recipe)
-    if until != "student":
-        steps.append(Step("graph", "graph", GraphParams(roles=_roles(recipe)), {"data": "data", "student": "student"}))
-    return steps
+    if until == "student":
+        return steps
+    if recipe.qat is not None:
+        steps.append(_qat(recipe, recipe.qat, steps[-1]))
+    inputs = {"data": "data", "student": steps[-1].name}
+    return [*steps, Step("graph", "graph", GraphParams(roles=_roles(recipe)), inputs)]
+
+
+def _qat(recipe: Recipe, qat: Qat, student: Step) -> Step:
+    """The student's own training, gone on with; of an imported one with labels alone."""
+    fitted = student.params if isinstance(student.params, StudentParams) else None
+    fit = fitted.fit if fitted is not None else Fit()  # type: ignore[call-arg]
+    changes = {
+        "epochs": qat.epochs,
+        "lr": qat.lr,
+        "schedule": qat.schedule,
+        "milestones": None,
+        "warmup": 0.0,
+        "ema": 0.0,
+    }
+    params = QatParams(
+        model=student.params.model,  # type: ignore[attr-defined]  # both kinds of student have one
+        fit=fit.model_copy(update={**changes, "precision": "fp32", "keep": "last"}),
+        distill=fitted.distill if fitted is not None else DistillParams(use="ce", cached_views=None),
+        normalize=student.params.normalize,  # type: ignore[attr-defined]
+        augment=_augment(recipe),
+        roles=_roles(recipe),
+        seed=student.params.seed,  # type: ignore[attr-defined]
+        scheme=QAT_SCHEME,
+        calibrate=qat.calibrate,
+        images=qat.images,
+        learn_ranges=qat.learn_ranges,
+    )
+    inputs = {"data": "data", "student": "student"}
+    inputs |= {role: step for role, step in student.inputs.items() if role in ("teacher", "views")}
+    return Step("qat", "qat", params, inputs, ("distillers", params.distill.use))
 
 
 def _adopted(recipe: Recipe, file: str, until: str) -> Step:
@@ -210,21 +249,35 @@ def _student_fitted(recipe: Recipe) -> list[Step]:
 
 def _quantize(recipe: Recipe, scheme: str) -> Step:
     quantize = recipe.quantize
-    made = registry.find("quantizers", quantize.use, "quantize.use").attributes.get("schemes", (scheme,))
-    if scheme not in made:
-        raise RecipeError(
-            "quantize.use", f"{quantize.use} does not make scheme {scheme!r} of an export target", nearest(scheme, made)
-        )
+    use, args = _quantizer(recipe, scheme)
     params = QuantizeParams(
         scheme=scheme,
-        use=quantize.use,
-        args=registry.check("quantizers", quantize.use, quantize.args, "quantize"),
+        use=use,
+        args=registry.check("quantizers", use, args, "quantize"),
         images=quantize.images,
         roles=_roles(recipe),
         seed=recipe.seed,
     )
-    inputs = {"data": "data", "graph": "graph"}
-    return Step(f"quantized/{scheme}", "quantize", params, inputs, ("quantizers", quantize.use))
+    inputs = {"data": "data", "graph": "graph"} | ({"qat": "qat"} if recipe.qat is not None else {})
+    return Step(f"quantized/{scheme}", "quantize", params, inputs, ("quantizers", use))
+
+
+def _quantizer(recipe: Recipe, scheme: str) -> tuple[str, dict[str, Any]]:
+    """(quantizer, its arguments) of a scheme: the recipe's own if it makes it, else the one other with its defaults."""
+    own = recipe.quantize
+    makers = {name: list(p.attributes.get("schemes", ())) for name, p in registry.plugins("quantizers").items()}
+    if scheme in makers.get(own.use, [scheme]):  # an unknown name is refused by the check of its arguments
+        return own.use, own.args
+    # one that is made of others is never taken unasked
+    plain = [name for name in makers if "wraps" not in registry.find("quantizers", name).attributes]
+    others = [name for name in plain if scheme in makers[name]]
+    if len(others) != 1:
+        made = sorted({item for items in makers.values() for item in items})
+        found = f"{own.use} does not make scheme {scheme!r} of an export target, "
+        if others:
+            raise RecipeError("quantize.use", found + "several others do", "one of: " + ", ".join(others))
+        raise RecipeError("quantize.use", found + "nor does any other quantizer", nearest(scheme, made))
+    return others[0], {}
 
 
 def _export(target: profiles.Target) -> Step:
@@ -244,10 +297,6 @@ def _bench(recipe: Recipe, target: profiles.Target) -> Step:
     bench = recipe.bench
     device = profiles.device(bench.device)
     registry.find("transport", device.transport, f"device {device.name}: transport")
-    if bench.runtime not in target.runtimes:
-        raise RecipeError(
-            "bench.runtime", f"{bench.runtime!r} does not run target {target.name}", ", ".join(target.runtimes)
-        )
     params = BenchParams(
         target=target.name,
         device=device.name,

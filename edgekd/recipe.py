@@ -181,6 +181,20 @@ class Distill(PluginSection):
     )
 
 
+class Qat(Section):
+    """Quantization-aware training: the student goes on learning, by the same method, rounded as its int8 file will be.
+
+    Batch size, optimizer, weight decay, label smoothing and device are those of the student's fit; arithmetic is float32.
+    """
+
+    epochs: int = Field(10, ge=1)
+    lr: float = Field(0.005, gt=0)
+    schedule: Literal["step", "cosine", "one-cycle"] = "cosine"
+    calibrate: str = Field("mse", description="where the ranges start: a calibrator of the quantizer ptq")
+    images: int = Field(512, ge=1, description="training images that the ranges start from")
+    learn_ranges: bool = Field(True, description="let the ranges of the activations learn, too")
+
+
 class Quantize(PluginSection):
     """Post-training quantization."""
 
@@ -197,6 +211,49 @@ class Bench(Section):
     threads: int = Field(1, ge=1, le=256)
 
 
+class GateStages(Section):
+    """What single stages may lose, percentage points."""
+
+    qat: float | None = Field(None, gt=0, le=100, exclude_if=_absent)
+    graph: float | None = Field(None, gt=0, le=100, exclude_if=_absent)
+    quantized: float | None = Field(None, gt=0, le=100, exclude_if=_absent)
+    bench: float | None = Field(None, gt=0, le=100, exclude_if=_absent)
+
+    @property
+    def named(self) -> dict[str, float]:
+        """Stages with a budget of their own, in the order of the chain."""
+        return self.model_dump(exclude_none=True)
+
+
+class Gate(Section):
+    """How much top-1 the chain may lose against the student, percentage points; what is made must be shown to keep it."""
+
+    max_drop_pp: float | None = Field(
+        None, gt=0, le=100, exclude_if=_absent, description="of the whole chain; the sum of the stages where left out"
+    )
+    stages: GateStages | None = Field(
+        None, exclude_if=_absent, description="what a stage may lose; what it does not spend the later ones may"
+    )
+
+    @property
+    def total_pp(self) -> float:
+        """What the whole chain may lose."""
+        return sum(self.named.values()) if self.max_drop_pp is None else self.max_drop_pp
+
+    @property
+    def named(self) -> dict[str, float]:
+        """Stages with a budget of their own, in the order of the chain."""
+        return {} if self.stages is None else self.stages.named
+
+    @model_validator(mode="after")
+    def _a_budget(self) -> Gate:
+        if self.max_drop_pp is None and not self.named:
+            raise ValueError("`max_drop_pp`, for example {max_drop_pp: 1.0}, or `stages` with a budget each")
+        if sum(self.named.values()) > self.total_pp + 1e-9:
+            raise ValueError(f"stages that sum to no more than max_drop_pp ({self.total_pp:g}); they sum to more")
+        return self
+
+
 class Recipe(Section):
     """The whole chain."""
 
@@ -206,9 +263,11 @@ class Recipe(Section):
     teacher: Teacher | None = None
     student: Student
     distill: Distill | None = Field(None, exclude_if=_absent, description="left out where the student is imported")
+    qat: Qat | None = Field(None, exclude_if=_absent, description="left out: post-training quantization alone")
     quantize: Quantize = Quantize()  # type: ignore[call-arg]
     export: list[str] = Field(["onnx", "onnx-int8"], min_length=1, max_length=MAX_TARGETS)
     bench: Bench = Bench()  # type: ignore[call-arg]
+    gate: Gate | None = Field(None, exclude_if=_absent, description="left out: nothing is demanded of the accuracy")
 
     _source: yamlsource.Source | None = PrivateAttr(None)
 

@@ -140,7 +140,7 @@ def check(group: str, name: str, args: Mapping[str, Any], where: str) -> dict[st
         ) from error
     values = {k: _plain(v) for k, v in given.model_dump(exclude_defaults=True).items()}
     wraps = plugin.attributes.get("wraps")
-    if wraps is not None:
+    if wraps is not None and wraps in values:
         values[wraps] = [_member(group, item, f"{where}.{wraps}.{n}") for n, item in enumerate(values[wraps])]
     return values
 
@@ -150,8 +150,13 @@ def members(group: str, name: str, args: Mapping[str, Any]) -> list[tuple[str, d
 
     Such a plugin's class says `wraps`: its argument that lists them, each as {use, weight, and own arguments}.
     """
-    wraps = find(group, name).attributes.get("wraps")
-    return [] if wraps is None else [(item["use"], _own(item)) for item in args.get(wraps, ())]
+    plugin = find(group, name)
+    wraps = plugin.attributes.get("wraps")
+    if wraps is None:
+        return []
+    default = next((a.default for a in plugin.arguments if a.name == wraps), None)
+    listed = args[wraps] if wraps in args else ast.literal_eval(default or "()")
+    return [(item["use"], _own(item)) for item in listed]
 
 
 def _member(group: str, item: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Statistics of measurements: percentiles with the count they need, Wilson, paired drops, block bootstrap.
+"""Statistics of measurements: percentiles with the count they need, Wilson, paired drops and their bound, block bootstrap.
 
 A leaf: NumPy and the standard library, Python 3.8 syntax, nothing of edgekd. The program on the device carries it.
 Shares are fractions in [0, 1]; percentiles `p` are in percent, 0 < p < 100.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Tuple
 
@@ -20,6 +21,8 @@ EARLY_STOPPING_CONFIDENCE = 0.99  # MLPerf Inference, early stopping: the chance
 RESAMPLES = 2000  # bootstrap draws: the ends of a 95 % interval then rest on 50 draws each
 LEAST_BLOCKS = 5  # fewer say nothing about how blocks vary
 LEAST_FOR_INTERVAL = 10  # samples: LEAST_BLOCKS blocks of 2
+ENUMERATED = 2000.0  # differing images up to which the chance of passing is summed; above, the normal form is as good
+SPREADS = 8.0  # standard deviations to each side that a sum over counts takes in: 1e-15 is left out
 
 
 def wilson(right: int, n: int, confidence: float = 0.95) -> Tuple[float, float]:
@@ -231,6 +234,105 @@ def paired_drop(right_a: npt.ArrayLike, right_b: npt.ArrayLike, confidence: floa
     centre = share_lost - share_gained
     half = _z(confidence) * math.sqrt((share_lost + share_gained - centre**2) / (n + 2))
     return PairedDrop((lost - gained) / n, max(-1.0, centre - half), min(1.0, centre + half), lost, gained, n)
+
+
+def drop_bound(lost: npt.ArrayLike, gained: npt.ArrayLike, n: int, confidence: float = 0.95) -> npt.NDArray[np.float64]:
+    """One-sided upper bound of a paired loss of top-1: the true one lies above it with probability <= 1 - confidence.
+
+    The exact Poisson limits of the two counts, put together by the sum of squares of their distances. `-drop_bound(gained,
+    lost, n)` is the lower bound.
+
+    Source: F. Garwood, Fiducial limits for the Poisson distribution, 1936 (limits of a count); G. Zou, A. Donner,
+    Construction of confidence limits about effect measures: a general approach, 2008 (a difference from the limits of its
+    parts). Ours differs: one-sided, and Poisson limits instead of binomial ones, which makes up for the covariance of
+    `lost` and `gained`.
+
+    Chosen among five by summing over all outcomes of 2,800 worlds (n = 100 to 50,000, 0.5 to 2,000 differing images, true
+    drop = budget): the largest chance of a bound below the true drop was 5.0 % here, 6.7 % for Tango's score, 7.4 % with
+    Clopper-Pearson limits and 10.3 % for `paired_drop` at confidence 0.9, which is worst where nothing is gained. The price
+    is at most 2 points of power from 100 differing images on. Nothing lost or gained of n gives 3.0 / n.
+
+    Args:
+        lost: Counts of images right before only; any shape.
+        gained: Counts of images right after only; the same shape.
+        n: Images, >= 1.
+        confidence: In (0, 1).
+
+    Returns:
+        Fractions, <= 1, of the shape given; negative: it is better.
+    """
+    images = _bound_images(np.asarray(lost, dtype=np.int64), np.asarray(gained, dtype=np.int64), confidence)
+    return np.asarray(np.minimum(1.0, images / n))
+
+
+def pass_chance(budget: float, n: int, differing: float, confidence: float = 0.95) -> float:
+    """The chance that a file which loses nothing keeps its `drop_bound` inside a budget.
+
+    Args:
+        budget: Fraction of the images.
+        n: Images.
+        differing: Share of images on which exactly one of the two is right; half of them lost, half gained.
+        confidence: Of the bound.
+    """
+    expected = n * differing
+    if expected > ENUMERATED:
+        z = NormalDist().inv_cdf(confidence)  # Wilson and Hilferty's limits lie about 1 image beyond the normal ones
+        return NormalDist().cdf((n * budget - 1) / math.sqrt(expected) - z)
+    bounds, chances = _outcomes(expected / 2, confidence)
+    return float(chances[np.searchsorted(bounds, n * budget, side="right")])
+
+
+@lru_cache(maxsize=8192)
+def poisson_limit(k: int, chance: float) -> float:
+    """The mean at which k events or fewer are seen with this chance; 0 for k < 0.
+
+    Newton's steps from Wilson and Hilferty's form of the chi-square quantile.
+
+    Args:
+        k: Events.
+        chance: In (0, 1).
+    """
+    if k < 0:
+        return 0.0
+    factorials = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, k + 1)))))
+    start = 1 - 1 / (9 * (k + 1)) - NormalDist().inv_cdf(chance) / (3 * math.sqrt(k + 1))
+    mean = (k + 1) * max(start, 0.01) ** 3
+    for _ in range(100):
+        terms = np.exp(np.arange(k + 1) * math.log(mean) - mean - factorials)
+        step = (float(terms.sum()) - chance) / float(terms[-1])
+        mean += max(step, -mean / 2)
+        if abs(step) < 1e-12 * mean:
+            break
+    return mean
+
+
+def _bound_images(
+    lost: npt.NDArray[np.int64], gained: npt.NDArray[np.int64], confidence: float
+) -> npt.NDArray[np.float64]:
+    """`drop_bound` as a number of images: it does not depend on n."""
+    over = _poisson_limits(lost, 1 - confidence) - lost
+    under = gained - _poisson_limits(gained - 1, confidence)
+    return np.asarray(lost - gained + np.hypot(over, under))
+
+
+def _poisson_limits(counts: npt.NDArray[np.int64], chance: float) -> npt.NDArray[np.float64]:
+    values, place = np.unique(counts, return_inverse=True)
+    limits = np.array([poisson_limit(int(k), chance) for k in values])
+    return limits[place].reshape(counts.shape)
+
+
+@lru_cache(maxsize=64)
+def _outcomes(mean: float, confidence: float) -> Tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Bounds in images, ascending [K], and the chance of a bound among the first i of them [K + 1]; two counts of this mean."""
+    reach = SPREADS * (math.sqrt(mean) + 1)
+    counts = np.arange(max(0, int(mean - reach)), int(mean + reach) + 1)
+    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, counts[-1] + 1)))))[counts]
+    chance = np.exp(counts * math.log(max(mean, 1e-300)) - mean - log_factorial)
+    lost, gained = (part.ravel() for part in np.meshgrid(counts, counts, indexing="ij"))
+    bounds = _bound_images(lost, gained, confidence)
+    order = np.argsort(bounds, kind="stable")
+    together = np.outer(chance, chance).ravel()[order]
+    return bounds[order], np.concatenate(([0.0], np.cumsum(together)))
 
 
 def _z(confidence: float) -> float:

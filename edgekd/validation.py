@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from edgekd import methods, profiles, registry
 from edgekd.errors import RecipeError, nearest
 from edgekd.recipe import Distill, Recipe
+from edgekd.targets import resolve_targets
+
+QAT_STARTS = "ptq"  # the quantizer whose file says where quantization-aware training rounds, and gives its first ranges
 
 
 def check(recipe: Recipe) -> None:
@@ -23,11 +24,12 @@ def check(recipe: Recipe) -> None:
     check_resize(recipe.data.size, recipe.data.resize)
     registry.check("quantizers", recipe.quantize.use, recipe.quantize.args, "quantize")
     _check_student(recipe)
+    _check_qat(recipe)
     if recipe.distill is not None:
         _check_distill(recipe, recipe.distill)
     if recipe.teacher is not None:
         _check_normalize(recipe.teacher.normalize, "teacher")
-    resolve_targets(recipe.export, "export")
+    resolve_targets(recipe.export, "export", recipe)
     device = profiles.device(recipe.bench.device)
     if recipe.bench.runtime not in device.runtimes:
         raise RecipeError(
@@ -35,26 +37,6 @@ def check(recipe: Recipe) -> None:
             f"{recipe.bench.runtime!r} is no runtime of device {device.name}",
             ", ".join(device.runtimes),
         )
-
-
-def resolve_targets(names: Sequence[str], where: str) -> list[str]:
-    """Names of shipped targets and paths of a user's own, in the order given, each once; the profiles are checked.
-
-    Raises:
-        RecipeError: No such target, exporter or argument of it; two files with one target's name.
-    """
-    found: dict[str, str] = {}
-    for name in names:
-        target = profiles.target(name, where)
-        registry.find("exporters", target.exporter, f"target {target.name}: exporter")
-        registry.check("exporters", target.exporter, target.args, f"target {target.name}: args")
-        if found.setdefault(target.name, name) != name:
-            raise RecipeError(
-                where,
-                f"{found[target.name]} and {name} are both target {target.name}",
-                "another `name:` in one of them",
-            )
-    return list(found.values())
 
 
 def reachable(recipe: Recipe, targets: list[profiles.Target], asked: bool) -> list[profiles.Target]:
@@ -91,6 +73,22 @@ def _check_student(recipe: Recipe) -> None:
         )
     if student.normalize is not None:
         _check_normalize(student.normalize, "student")
+
+
+def _check_qat(recipe: Recipe) -> None:
+    if recipe.qat is None:
+        return
+    if recipe.student.onnx is not None:
+        raise RecipeError("qat", "stands beside student.onnx, which cannot be trained on", "a network", "remove qat")
+    registry.check("quantizers", QAT_STARTS, {"calibrate": recipe.qat.calibrate}, "qat")
+    quantize = recipe.quantize
+    if quantize.use != QAT_STARTS:
+        found = f"{quantize.use} beside qat, whose ranges it has no use for"
+        raise RecipeError("quantize.use", found, QAT_STARTS, f"--set quantize.use={QAT_STARTS}, or remove qat")
+    others = [name for name, value in quantize.args.items() if name != "calibrate" and value not in (False, "int8")]
+    if others:
+        found = f"{quantize.args[others[0]]} beside qat: the network is trained for the file as it is without"
+        raise RecipeError(f"quantize.{others[0]}", found, "left out", f"remove {others[0]}, or qat")
 
 
 def _check_distill(recipe: Recipe, distill: Distill) -> None:

@@ -48,3 +48,34 @@ SCHEDULE_FP32 = 1e-5
 DENOISED_FP32 = 1e-4
 # Student's t: sums of positive terms, then 1 - sum; SciPy's own error is of this size, too.
 STUDENT_T = 1e-12
+# A network that rounds as its int8 file does against that file: they part by one step where a sum falls on the border of two
+# steps, in float here and in integers there, as two modes of one runtime do; depth amplifies that.
+QAT_NEARER_DB = 6.0  # than the float network is to the file; 7.5 (ShuffleNetV2) to 22 (resnet8) seen
+QAT_INT8_SQNR_DB = 50.0  # of a trained resnet8; 58 seen, 44 with biases that are not rounded
+# Own error of a tensor of the toy chain in u8s8, on true inputs: 36.6 dB at the least; below 18 it is a fault.
+TOY_OWN_INT8_DB = 30.0
+# What a calibrated scale of the toy loses to that of the tensor's own range on other images: 0.9 dB at the most; one four times
+# off loses 12.9 and more, and above 8 it is a fault.
+TOY_LOST_DB = 4.0
+# Own error of a transposed kernel or a missing ReLU: up to 7.4 dB seen; float32 rounding leaves 115 and more.
+MUTATED_OWN_DB = 20.0
+# Mean KL over 300 images in float64, two ways of computing a softmax: a few hundred roundings of 1e-16, cancelling.
+KL_FLOAT64 = 1e-9
+# 2,000 simulated chains at a true drop equal to the budget: 5 % may pass, plus two standard errors.
+FALSE_PASSES = 0.06
+# Of 2,000 simulated chains that lose nothing: what is promised. Budgets are taken from 82 % on, two standard errors more.
+GOOD_PASSES = 0.80
+# Limits of a Poisson count against SciPy's gamma quantile, relative: logs of factorials up to 20,000! lose 9 digits.
+POISSON_LIMIT = 1e-8
+# Six small random layers of odd kinds in int8, images of noise: 27 to 40 dB seen; a missed or wrong range gives less than 10.
+ODD_INT8_SQNR_DB = 20.0
+# Squared error of a range that was searched on a histogram in steps of 1 %, to the best of a finer grid on the values.
+SEARCH_ERROR = 1.05
+# Of the largest shift of a channel's mean, what is left when it is taken out of the bias: rounding of the bias, 1 % seen.
+SHIFT_LEFT = 0.05
+# Equalization multiplies and divides float32 weights by the same factors: a few ulp of each product; 1e-6 seen.
+EQUALIZED_ERROR_TO_RANGE = 1e-5
+# A channel's largest weights before and behind it, after the rounds: equal but for what the last round still moves.
+RANGES_BALANCED = 1e-2
+# Spread of a taught toy's logits from image to image / their range: 0.14 to 0.28 seen; where all are alike any two files agree.
+TELLING_SPREAD = 0.05

@@ -14,7 +14,17 @@ import numpy.typing as npt
 
 from edgekd import agreement
 from edgekd.errors import CheckFailed
-from edgekd.profiles import FP32_MAX_ERROR_TO_RANGE, INT8_MIN_AGREEMENT_PERCENT, INT8_MIN_SQNR_DB
+from edgekd.profiles import (
+    FAKE_QUANT_MIN_AGREEMENT_PERCENT,
+    FAKE_QUANT_MIN_SQNR_DB,
+    FP16_MIN_AGREEMENT_PERCENT,
+    FP16_MIN_SQNR_DB,
+    FP32_MAX_ERROR_TO_RANGE,
+    INT8_MIN_AGREEMENT_PERCENT,
+    INT8_MIN_SQNR_DB,
+)
+
+Kind = Literal["fp32", "fp16", "int8", "fake_quant"]
 
 Logits = npt.NDArray[np.floating[Any]]
 
@@ -38,7 +48,7 @@ class ParityReport:
         failures: One line a bound that does not hold; empty = parity.
     """
 
-    kind: Literal["fp32", "int8"]
+    kind: Kind
     n: int
     logit_range: float
     max_abs_error: float
@@ -117,14 +127,55 @@ def int8_parity(
     Raises:
         CheckFailed: Nothing can be compared: other shapes, no image, a logit that is not finite, all logits equal.
     """
-    found = _compare("int8", reference, other, None)
+    return _bounded("int8", reference, other, min_agreement_percent, min_sqnr_db)
+
+
+def fp16_parity(
+    reference: Logits,
+    other: Logits,
+    min_agreement_percent: float = FP16_MIN_AGREEMENT_PERCENT,
+    min_sqnr_db: float = FP16_MIN_SQNR_DB,
+) -> ParityReport:
+    """Does a half-precision network keep the answers of its float source?
+
+    Arguments and errors are those of `int8_parity`.
+    """
+    return _bounded("fp16", reference, other, min_agreement_percent, min_sqnr_db)
+
+
+def fake_quant_parity(reference: Logits, other: Logits, agreement_percent: float | None = None) -> ParityReport:
+    """Does a quantized network decide as the fake-quantized network does whose ranges it has?
+
+    Args:
+        reference: [n, classes], of the fake-quantized network.
+        other: [n, classes], of the quantized graph, same images in the same order.
+        agreement_percent: Images with the same top-1, where it is known better than from `reference` (rounded logits tie).
+
+    Raises:
+        CheckFailed: As `int8_parity`.
+    """
+    bounds = FAKE_QUANT_MIN_AGREEMENT_PERCENT, FAKE_QUANT_MIN_SQNR_DB
+    return _bounded("fake_quant", reference, other, *bounds, agreement_percent)
+
+
+def _bounded(
+    kind: Kind,
+    reference: Logits,
+    other: Logits,
+    min_agreement_percent: float,
+    min_sqnr_db: float,
+    agreement_percent: float | None = None,
+) -> ParityReport:
+    found = _compare(kind, reference, other, None)
+    if agreement_percent is not None:
+        found["agreement_percent"] = agreement_percent
     failures = []
     if not found["agreement_percent"] >= min_agreement_percent:
         failures.append(f"agreement {found['agreement_percent']:.2f} %")
     if not found["sqnr_db"] >= min_sqnr_db:
         failures.append(f"SQNR {found['sqnr_db']:.2f} dB")
     expected = f"agreement >= {min_agreement_percent:g} % and SQNR >= {min_sqnr_db:g} dB"
-    return _report("int8", found, expected, failures)
+    return _report(kind, found, expected, failures)
 
 
 def _compare(kind: str, reference: Logits, other: Logits, relative: float | None) -> dict[str, int | float]:
@@ -136,9 +187,7 @@ def _compare(kind: str, reference: Logits, other: Logits, relative: float | None
         raise CheckFailed(f"{kind} parity", str(error), "logits that can be compared") from error
 
 
-def _report(
-    kind: Literal["fp32", "int8"], found: dict[str, int | float], expected: str, failures: list[str]
-) -> ParityReport:
+def _report(kind: Kind, found: dict[str, int | float], expected: str, failures: list[str]) -> ParityReport:
     return ParityReport(
         kind=kind,
         n=int(found["images"]),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from edgekd.artifact import Artifact
 from edgekd.commands import WORKSPACE, current, output, start
 from edgekd.commands.find_recipe import find_recipe
 from edgekd.commands.processes import COMMAND, group_of
+from edgekd.commands.say_targets import say_targets
 from edgekd.console import Console
 from edgekd.errors import UsageError
 from edgekd.fit.distributed import Group
@@ -68,6 +69,7 @@ def _chain(goal: str, options: ChainOptions, group: Group) -> None:
     console = Console()
     recipe, recipe_dir = choose_recipe(options, console)
     steps = steps_of(recipe, until=goal, targets=options.targets)
+    left = say_targets(options.command, recipe, options.targets, steps, console)
     pins = _pins(options, steps, console)
     settings = Settings(
         workspace=options.workspace,
@@ -91,7 +93,7 @@ def _chain(goal: str, options: ChainOptions, group: Group) -> None:
         options.output.mkdir(parents=True, exist_ok=True)
     outcomes = run(recipe, steps, settings, lambda done: current.record(options.workspace, recipe, recipe_dir, done))
     copied = _copy_out(outcomes, goal, options)
-    _print(options, outcomes, copied, group)
+    _print(options, outcomes, copied, group, left)
 
 
 def choose_recipe(options: ChainOptions, console: Console) -> tuple[Recipe, Path | None]:
@@ -183,11 +185,16 @@ def _copy_out(outcomes: list[Outcome], goal: str, options: ChainOptions) -> list
     return copied
 
 
-def _print(options: ChainOptions, outcomes: list[Outcome], copied: list[str], group: Group) -> None:
+def _print(
+    options: ChainOptions, outcomes: list[Outcome], copied: list[str], group: Group, unmeasured: Collection[str]
+) -> None:
     from edgekd.commands.report import write_report
 
     page = write_report(options.workspace, None) if options.command in ("run", "bench") else None
     following = NEXT[options.command] + _same_place(options)
+    exported = [o.step.name for o in outcomes if o.step.kind == "export"]
+    if options.command == "export" and all(name in unmeasured for name in exported):
+        following = f"edgekd lint {exported[0]}" + _same_place(replace(options, data_root=None))
     if group.world > 1 and options.command == "train":
         following = COMMAND.format(group.local_world) + following.removeprefix("edgekd")
     if options.json:

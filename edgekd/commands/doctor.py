@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from edgekd import trtcheck
 from edgekd.commands import output
 from edgekd.commands.chain import data_roots
 from edgekd.errors import MissingTool
@@ -29,6 +30,13 @@ CORE = (
     "scikit-learn",
     "safetensors",
 )
+CPUINFO = Path("/proc/cpuinfo")
+EXACT_INT8 = {  # what it is called here -> what Linux calls it
+    "VNNI": {"avx512_vnni", "avx_vnni"},
+    "dot product": {"asimddp"},
+}
+# The golden batch and the whole test split are answered on this processor there; another one's answers prove nothing.
+SATURATES = "measure accuracy on this processor: edgekd bench --format onnx-int8"
 LOW_DISK = 2 * 1024**3  # bytes; one CIFAR-10 workspace with a few runs takes about 0.5 GiB
 
 
@@ -75,22 +83,15 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
             yield Finding(name, "missing", "not installed", f"pip install {name}")
+    if trtcheck.available():
+        yield Finding(trtcheck.TOOL, "ok", "installed: exports of family trt are parsed and built by it")
+    else:
+        yield Finding(trtcheck.TOOL, "ok", "not installed: exports of family trt are linted alone", trtcheck.INSTALL)
 
 
 def _processor() -> Iterator[Finding]:
     yield Finding("processor", "ok", f"{processor()}, {usable_cores()} cores usable")
-    info = Path("/proc/cpuinfo")
-    if info.exists() and platform.machine() in ("x86_64", "AMD64"):
-        flags = info.read_text(encoding="utf-8", errors="replace")
-        if "avx512_vnni" in flags or "avx_vnni" in flags:
-            yield Finding("int8 instructions", "ok", "VNNI")
-        else:
-            yield Finding(
-                "int8 instructions",
-                "warn",
-                "no VNNI: u8s8 sums may saturate, int8 may be slower",
-                "compare int8 with fp32 on this machine: edgekd bench",
-            )
+    yield int8_instructions(CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.exists() else "")
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     if governor.exists():
         mode = governor.read_text(encoding="ascii").strip()
@@ -106,6 +107,27 @@ def _processor() -> Iterator[Finding]:
         f"{load:.2f} (1 minute)",
         "wait for other work before measuring" if busy else "",
     )
+
+
+def int8_instructions(cpuinfo: str) -> Finding:
+    """What the processor has for scheme u8s8, whose products of uint8 and int8 need sums of 32 bits.
+
+    x86 without VNNI adds two such products in 16 bits, which saturate at 32,767: 255 * 127 * 2 is 64,770.
+
+    Args:
+        cpuinfo: Text of /proc/cpuinfo; empty where there is none.
+    """
+    lines = [line.partition(":") for line in cpuinfo.splitlines()]
+    words = {word for key, _, value in lines if key.strip() in ("flags", "Features") for word in value.split()}
+    exact = [name for name, flags in EXACT_INT8.items() if words & flags]
+    if exact:
+        return Finding("int8 instructions", "ok", ", ".join(exact))
+    if words & {"sse2", "avx2"}:
+        found = "no VNNI: sums of u8s8 may saturate in 16 bits, and int8 may be slower than fp32"
+        return Finding("int8 instructions", "warn", found, SATURATES)
+    if "asimd" in words:
+        return Finding("int8 instructions", "ok", "no dot product: exact, and slower")
+    return Finding("int8 instructions", "ok", f"unknown: nothing in {CPUINFO} says", SATURATES)
 
 
 def _training() -> Iterator[Finding]:

@@ -58,6 +58,9 @@ def print_plan(outcomes: Sequence[Outcome], settings: Settings, json: bool) -> N
         return
     rows = [(o.step.name, o.state, shown_time(estimates[o.step.name]), o.why) for o in outcomes]
     output.print_table(("step", "", "about", "why"), rows, right=("about",))
+    for o in outcomes:
+        if o.step.kind == "quantized" and o.step.plugin is not None:
+            output.say(f"{o.step.name}: by quantizer {o.step.plugin[1]}")
     for name, size in disk.items():
         output.say(f"{name}: {size / 1e9:.2g} GB on disk; {_free(settings.workspace) / 1e9:.2g} GB are free there")
     unknown = "" if len(known) == len(estimates) else " + what cannot be known before the data is decoded"

@@ -6,21 +6,22 @@ from collections.abc import Sequence
 from importlib import util
 
 from edgekd import models as model_table
-from edgekd import profiles, registry
+from edgekd import profiles, registry, trtcheck
 from edgekd.commands import output
 from edgekd.models import catalogue
 from edgekd.profiles import Target
 
-RUNTIME_PACKAGES = {"onnxruntime": "onnxruntime"}
+PACKAGES = {"none": ("onnx",)}  # of a scheme, to make a file of it; of all others:
+QUANTIZING = ("onnx", "onnxruntime")
 
 
 def formats(json: bool) -> None:
     """The export targets, what each needs, and whether it is usable here."""
     rows = [
-        (t.name, t.family, t.scheme, ", ".join(t.runtimes), _usable(t), t.description)
+        (t.name, t.family, t.scheme, ", ".join(t.runtimes), _needs(t), _makeable(t), _measurable(t), t.description)
         for t in profiles.targets().values()
     ]
-    columns = ("target", "family", "scheme", "runs in", "usable here", "what it is")
+    columns = ("target", "family", "scheme", "runs in", "needs", "export here", "measure here", "what it is")
     _print("formats", columns, rows, json, "edgekd export --format onnx-int8")
 
 
@@ -66,9 +67,37 @@ def distillers(json: bool) -> None:
     )
 
 
-def _usable(target: Target) -> str:
-    missing = [r for r in target.runtimes if util.find_spec(RUNTIME_PACKAGES.get(r, r)) is None]
-    return "yes" if not missing else f"no: pip install {' '.join(missing)}"
+def _needs(target: Target) -> str:
+    """Packages to make it, and what to run it on."""
+    able = _devices_of(target)
+    device = f"device {' or '.join(able)}" if able else f"a board with {' or '.join(target.runtimes)}"
+    return f"{', '.join(PACKAGES.get(target.scheme, QUANTIZING))}; {device}"
+
+
+def _makeable(target: Target) -> str:
+    """Whether it can be exported here, and for a family with a tool of its own whether that can check the file."""
+    missing = [name for name in PACKAGES.get(target.scheme, QUANTIZING) if util.find_spec(name) is None]
+    if missing:
+        return f"no: pip install {' '.join(missing)}"
+    made = {scheme for p in registry.plugins("quantizers").values() for scheme in p.attributes.get("schemes", ())}
+    if target.scheme not in made | {"none"}:
+        return f"no: no quantizer makes scheme {target.scheme}"
+    if target.family != "trt":
+        return "yes"
+    return f"yes, checked by {trtcheck.TOOL}" if trtcheck.available() else f"yes, unchecked: {trtcheck.INSTALL}"
+
+
+def _measurable(target: Target) -> str:
+    """Whether it can be measured with a device that is known here."""
+    able = _devices_of(target)
+    if not able:
+        return f"no: no device has {' or '.join(target.runtimes)}"
+    missing = [runtime for runtime in target.runtimes if util.find_spec(runtime) is None]
+    return f"no: pip install {' '.join(missing)}" if missing else f"yes: {', '.join(able)}"
+
+
+def _devices_of(target: Target) -> list[str]:
+    return [d.name for d in profiles.devices().values() if set(d.runtimes) & set(target.runtimes)]
 
 
 def _print(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], json: bool, following: str) -> None:

@@ -17,6 +17,7 @@ from edgekd.data.checkpoint_file import find_checkpoint
 from edgekd.errors import RecipeError, UsageError
 from edgekd.recipe import Recipe
 from edgekd.store import Store
+from edgekd.targets import resolve_targets
 
 SUFFIX = ".onnx"
 CHECKPOINTS = (".pt", ".pth", ".th", ".safetensors", ".ckpt")
@@ -108,7 +109,8 @@ def _with_student(
     if read.is_quantized(path):
         scheme = recipe.student.scheme or _scheme(recipe, targets, reference)
         recipe = load([origin, f"student.scheme={scheme}"])
-        left = [name for name in recipe.export if profiles.target(name).scheme != scheme] if targets is None else []
+        names = resolve_targets(recipe.export, "export", recipe) if targets is None else []
+        left = [name for name in names if profiles.target(name).scheme != scheme]
         console.log(f"{path.name} is quantized: it stands for quantized/{scheme}")
         if left:
             console.log(f"left out: {', '.join(left)} (a quantized file cannot become another scheme)")
@@ -119,7 +121,8 @@ def _with_student(
 
 def _scheme(recipe: Recipe, targets: Sequence[str] | None, reference: str) -> str:
     """The one scheme that the targets name."""
-    named = {profiles.target(name, "--format").scheme for name in targets or recipe.export} - {"none"}
+    names = resolve_targets(targets or recipe.export, "--format" if targets else "export", recipe, quantized=True)
+    named = {profiles.target(name).scheme for name in names} - {"none"}
     if len(named) != 1:
         able = sorted({target.scheme for target in profiles.targets().values()} - {"none"})
         raise RecipeError(

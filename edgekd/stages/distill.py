@@ -132,7 +132,7 @@ def _fitted(
     distiller = registry.construct("distillers", params.distill.use, params.distill.args)
     network = data.build(params.model, seeding.generator(params.seed, "student"))
     points = models.taps(params.model, network)
-    teacher = _teacher(inputs["teacher"], data) if distiller.needs_teacher else None
+    teacher = evaluate.read_side(inputs["teacher"], data) if distiller.needs_teacher else None
     wanted, seen = distiller.wanted(list(points), list(teacher.points) if teacher else ())
     training = data.training(params.augment)
     if "views" in inputs:
@@ -160,11 +160,6 @@ def _fitted(
     shown = None if teacher is None else Side(teacher.network, teacher.points, seen, teacher.mean, teacher.std)
     validate = evaluate.validator(data, normal, context.device)
     return fit(side, shown, distiller, training, settings, context.console, validate), decision.reason
-
-
-def _teacher(artifact: Artifact, data: evaluate.Data) -> Side:
-    network, model, (mean, std) = evaluate.read_network(artifact, data)
-    return Side(network, models.taps(model, network), (), mean, std)
 
 
 def _mode(params: StudentParams) -> str:

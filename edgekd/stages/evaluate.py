@@ -19,11 +19,12 @@ from edgekd.data import normalize, roles
 from edgekd.errors import RecipeError
 from edgekd.fit.batches import TrainingData
 from edgekd.fit.evaluate import evaluate
-from edgekd.fit.request import Validate
+from edgekd.fit.request import Side, Validate
 from edgekd.fit.state import Diagnostics
 from edgekd.models import catalogue
 from edgekd.models.checkpoint import load_checkpoint
 from edgekd.models.count import count
+from edgekd.models.fold import fold_batchnorm
 from edgekd.models.grafted import regraft
 from edgekd.params import Roles
 from edgekd.predictions import Predictions
@@ -118,13 +119,29 @@ def validator(data: Data, normal: Normal, device: str) -> Validate | None:
     return validate
 
 
-def write_network(out: Path, network: nn.Module, model: str, data: Data, normal: Normal) -> dict[str, Any]:
-    """Write `weights.safetensors` (same weights, same bytes) and `model.json`; gives the counts as metrics."""
+def write_network(
+    out: Path,
+    network: nn.Module,
+    model: str,
+    data: Data,
+    normal: Normal,
+    unfolded: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Write `weights.safetensors` (same weights, same bytes) and `model.json`; gives the counts as metrics.
+
+    Args:
+        out: The folder.
+        network: What to write.
+        model: Its name.
+        data: What it is for.
+        normal: Of its input.
+        unfolded: The counts of the network whose BatchNorms were folded into this one; None: nothing was folded.
+    """
     state = network.state_dict()
     (out / WEIGHTS).write_bytes(save_tensors({name: state[name].detach().cpu().contiguous() for name in sorted(state)}))
     channels = int(data.facts["channels"])
     parameters, macs = count(network, channels, data.size)
-    counts = {"parameters": parameters, "macs": macs}
+    counts = {"parameters": parameters, "macs": macs} if unfolded is None else dict(unfolded)
     facts = {
         "model": model,
         "classes": list(data.facts["classes"]),
@@ -133,6 +150,7 @@ def write_network(out: Path, network: nn.Module, model: str, data: Data, normal:
         "width": data.size[1],
         "normalize": {"mean": list(normal[0]), "std": list(normal[1])},
         **counts,
+        **({} if unfolded is None else {"folded": True}),
     }
     said = getattr(network, "graft", None)  # layers of a method that are shipped with the student
     write_json(out / MODEL, facts if said is None else {**facts, "graft": said})
@@ -156,8 +174,16 @@ def read_network(artifact: Artifact, data: Data) -> tuple[nn.Module, str, Normal
     network = data.build(facts["model"])
     if "graft" in facts:
         network = regraft(network, facts["graft"])
+    if facts.get("folded"):
+        network = fold_batchnorm(network)
     load_checkpoint(network, artifact.path / WEIGHTS, facts["model"], where=artifact.id)
     return network, facts["model"], (tuple(facts["normalize"]["mean"]), tuple(facts["normalize"]["std"]))
+
+
+def read_side(artifact: Artifact, data: Data) -> Side:
+    """The network of a teacher's artifact as a fit takes it, with no tap wanted yet; see `read_network` for errors."""
+    network, model, normal = read_network(artifact, data)
+    return Side(network, models.taps(model, network), (), *normal)
 
 
 def write_history(out: Path, history: Sequence[Mapping[str, Any]], diagnostics: Sequence[Diagnostics]) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekd import onnxfile, predictions, registry
-from edgekd.analysis.parity import int8_parity
+from edgekd.analysis.parity import ParityReport, fake_quant_parity, fp16_parity, int8_parity
 from edgekd.artifact import Artifact
+from edgekd.console import Console
 from edgekd.data import calibration, normalize, roles
-from edgekd.errors import RecipeError
+from edgekd.errors import IntegrityError, RecipeError
 from edgekd.onnxrun import evaluate_onnx
 from edgekd.params import QuantizeParams
-from edgekd.quantizers.base import Quantizer
+from edgekd.predictions import Predictions
+from edgekd.quantizers.base import Judge, Quantizer, Range
+from edgekd.stages import judge as judging
 from edgekd.stages.base import RunContext, StageResult
 from edgekd.stages.converted import (
     conclude,
@@ -45,7 +49,12 @@ def check(params: QuantizeParams, context: RunContext) -> None:
         train = context.train_images - params.roles.val
     if train is not None and params.images > train:  # before training, not after it
         raise RecipeError("quantize.images", f"{params.images} images", f"1 to {train}, the number of training images")
-    _quantizer(params)
+    quantizer = _quantizer(params)
+    if quantizer.judged:
+        images = judging.count(params.roles.val or context.val_images, train, params.images)
+        judging.refuse_none(images, train)
+        if images is not None:
+            quantizer.check_judge(images)
 
 
 def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, context: RunContext) -> StageResult:
@@ -53,13 +62,14 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
 
     Args:
         params: Scheme, quantizer and its arguments, number of calibration images, roles, seed.
-        inputs: `data` and `graph`.
+        inputs: `data` and `graph`; `qat` where the graph is of a network trained with quantization.
         out: Where `model.onnx`, `model.json`, `golden.npz`, `calibration.json`, `predictions.npz`, `parity.json` go.
         context: Console and threads.
 
     Raises:
-        RecipeError: Fewer training images than `quantize.images`.
-        CheckFailed: The quantized graph answers too differently.
+        RecipeError: Fewer training images than `quantize.images`; no image to decide a choice on.
+        CheckFailed: The quantized graph answers too differently from the float one or from the network that was trained
+            with its ranges, or no choice of the quantizer is good enough.
         StageFailed: The graph cannot be quantized.
     """
     graph = inputs["graph"].path / "model.onnx"
@@ -70,23 +80,34 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
     train = arrays.images("train").images
     context.console.log(f"quantize: {params.use}, scheme {params.scheme}, {len(rows)} training images")
     path = out / "model.onnx"
-    _quantizer(params).quantize(graph, path, calibration=_batches(train, rows, norm), scheme=params.scheme)
+    ranges = trained_ranges(inputs.get("qat"), params.scheme, context.console)
+    judge = judging.judge(arrays, rows, norm, seed=params.seed, threads=context.threads)
+    quantizer = _quantizer(params)
+    if quantizer.judged and judge is not None:
+        context.console.log(f"quantize: decides on {len(judge.rows):,} images of {judge.role}")
+    quantizer.quantize(
+        graph, path, calibration=batches(train, rows, norm), scheme=params.scheme, judge=judge, ranges=ranges
+    )
     _finish(path, graph, inputs["graph"], params, facts["opset"])
     facts = {**facts, "scheme": params.scheme}
     write_json(out / "model.json", facts)
-    _record(out / "calibration.json", params, rows, norm)
+    _record(out / "calibration.json", params, rows, norm, _decisions(quantizer, judge, ranges))
     _golden(path, inputs["graph"].path / "golden.npz", out / "golden.npz", norm, context.threads)
 
     answers, found = predict(path, arrays, norm, context)
     predictions.save(out, answers)
     test = arrays.images("test")
     wanted = evaluate_onnx(graph, test.images, test.rows, *norm, context.threads)
-    report = int8_parity(wanted, found)
-    conclude(out, f"quantized/{params.scheme}", "the float graph", {"test": report}, context, hint=_hint(params))
+    report = (fp16_parity if params.scheme == "fp16" else int8_parity)(wanted, found)
+    reports = {"test": report}
+    if ranges is not None:
+        reports["fake_quant"] = _against_trained(inputs["qat"], answers.of("test"), found)
+    conclude(out, f"quantized/{params.scheme}", "the float graph", reports, context, hint=_hint(params))
     return StageResult(
         metrics={
             **predictions.summarize(answers),
             **parity_metrics(report),
+            **{key: value for key, value in quantizer.decided.items() if isinstance(value, str | int | float)},
             "calibration_images": len(rows),
             "file_bytes": path.stat().st_size,
             "parameters": facts["parameters"],
@@ -94,6 +115,38 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
         },
         payload=PAYLOAD,
     )
+
+
+def trained_ranges(qat: Artifact | None, scheme: str, console: Console) -> dict[str, Range] | None:
+    """The ranges that the network was trained with, where they are of this scheme."""
+    if qat is None:
+        return None
+    stored = read_json(qat.path / "ranges.json")
+    if stored["scheme"] != scheme:
+        console.log(
+            f"quantize: the network was trained with ranges of {stored['scheme']}: for {scheme} it is calibrated"
+        )
+        return None
+    return {name: Range(float(own["scale"]), int(own["zero_point"])) for name, own in stored["ranges"].items()}
+
+
+def _against_trained(qat: Artifact, answers: Predictions, logits: npt.NDArray[np.float32]) -> ParityReport:
+    """The file against the fake-quantized network on test: the same decisions, not only near ones."""
+    trained = predictions.load(qat.path).of("test")
+    if not np.array_equal(trained.row, answers.row):
+        raise IntegrityError(f"{qat.id}: {predictions.FILE}", "answers of other test images", "those of this run")
+    same = 100.0 * float(np.mean(trained.answer == answers.answer))
+    return fake_quant_parity(trained.logits.astype(np.float32), logits, same)
+
+
+def _decisions(quantizer: Quantizer, judge: Judge | None, ranges: Mapping[str, Range] | None) -> dict[str, Any]:
+    """What is to be recorded beside the images; nothing where nothing was decided."""
+    found: dict[str, Any] = {"decided": quantizer.decided} if quantizer.decided else {}
+    if quantizer.judged and judge is not None:
+        found["judge"] = {"role": judge.role, "images": len(judge.rows)}
+        if judge.role == "train":
+            found["judge"]["rows"] = judge.rows.tolist()
+    return found if ranges is None else {**found, "ranges": "trained"}
 
 
 def _quantizer(params: QuantizeParams) -> Quantizer:
@@ -104,15 +157,24 @@ def _quantizer(params: QuantizeParams) -> Quantizer:
 
 
 def _hint(params: QuantizeParams) -> str:
-    """What else the quantizer could be told: the arguments with a closed choice that the recipe leaves at their default."""
+    """What else the quantizer could be told: the arguments of few values that the recipe leaves at their default."""
     free = [a for a in registry.find("quantizers", params.use).arguments if a.name not in params.args]
     choices = [(a.name, re.findall(r"'(\w+)'", a.annotation)) for a in free if a.annotation.startswith("Literal[")]
-    return " or ".join(f"--set quantize.{name}={'|'.join(values)}" for name, values in choices)
+    choices += [(a.name, ["true"]) for a in free if a.annotation == "bool"]
+    return " or ".join(f"--set quantize.{name}={'|'.join(values)}" for name, values in choices) + _another(params)
 
 
-def _batches(
+def _another(params: QuantizeParams) -> str:
+    """The quantizers that are made of this one."""
+    known = registry.plugins("quantizers").values()
+    wrapping = [p.name for p in known if params.use in [use for use, _ in registry.members("quantizers", p.name, {})]]
+    return "".join(f" or --set quantize.use={name}" for name in wrapping)
+
+
+def batches(
     images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], norm: normalize.Statistics
 ) -> Iterator[npt.NDArray[np.float32]]:
+    """Calibration images as quantizers take them."""
     for start in range(0, len(rows), BATCH):
         yield normalize.apply(images[rows[start : start + BATCH]], *norm)
 
@@ -127,8 +189,14 @@ def _finish(path: Path, graph: Path, source: Artifact, params: QuantizeParams, o
     onnxfile.save(model, path)
 
 
-def _record(path: Path, params: QuantizeParams, rows: npt.NDArray[np.int64], norm: normalize.Statistics) -> None:
-    """What was calibrated on: the same rows for every quantizer of a seed."""
+def _record(
+    path: Path,
+    params: QuantizeParams,
+    rows: npt.NDArray[np.int64],
+    norm: normalize.Statistics,
+    decisions: Mapping[str, Any],
+) -> None:
+    """What was calibrated on: the same rows for every quantizer of a seed; and what was decided."""
     write_json(
         path,
         {
@@ -142,6 +210,7 @@ def _record(path: Path, params: QuantizeParams, rows: npt.NDArray[np.int64], nor
             "scheme": params.scheme,
             "quantizer": params.use,
             "args": params.args,
+            **decisions,
         },
     )
 

@@ -105,7 +105,7 @@ def test_a_cached_run_imports_no_torch(home):
 def test_json_is_versioned_and_alone_on_stdout(home):
     for argv in (
         ["run"], ["artifacts", "ls"], ["artifacts", "show", "student"], ["artifacts", "verify"], ["artifacts", "gc"],
-        ["eval", "student", "--against", "teacher"], ["report"], ["run", "--dry-run"], ["formats"], ["devices"],
+        ["eval", "student", "--against", "teacher"], ["report"], ["ledger"], ["run", "--dry-run"], ["formats"], ["devices"],
         ["models"], ["distillers"], ["recipes", "ls"], ["recipes", "show", "tiny.yaml"], ["doctor"],
         ["recipes", "validate", "tiny.yaml", "--deep"], ["compare", "--methods", "kd", "--dry-run"],
     ):  # fmt: skip
@@ -119,6 +119,7 @@ def test_every_command_ends_with_the_next_one(home):
         ["artifacts", "ls"],
         ["artifacts", "verify"],
         ["eval"],
+        ["ledger"],
         ["report"],
         ["formats"],
         ["doctor"],
@@ -199,6 +200,8 @@ BAD_CALLS = [
     (["run", "--recipe", "quickstart", "--frob"], 2, "--frob"),
     (["export", "--recipe", "quickstart", "--format", "onx"], 2, "onnx"),
     (["bench", "--recipe", "quickstart", "--device", "jetson"], 2, "cpu"),
+    (["bench", "--recipe", "quickstart", "--format", "trt"], 5, "a board with tensorrt"),
+    (["lint", "none.onnx", "--format", "trt"], 2, "no such file"),
     (["artifacts", "show", "nothing"], 2, "edgekd artifacts ls"),
     (["artifacts", "tag", "../x", "latest"], 2, "tag name"),
     (["predict", "none.png"], 2, "no such file"),

@@ -75,7 +75,12 @@ def test_ce_needs_no_teacher(tmp_path):
         ("name: small", "name: small\nquantize: {use: ptq, calibrate: magic}", ["r.yaml:2", "quantize.calibrate", "entropy"]),
         ("use: digits", "use: digits, augment: [spin]", ["r.yaml:2", "data.augment", "spin"]),
         ("name: small\n", "", ["r.yaml", "'name' is missing"]),
-        ("name: small", "name: small\ngate: {max_drop_pp: 1}", ["r.yaml:2", "unknown key 'gate'"]),
+        ("name: small", "name: small\npower: {rail: 1}", ["r.yaml:2", "unknown key 'power'"]),
+        ("name: small", "name: small\ngate: {npu_coverage: 1}", ["r.yaml:2", "unknown key 'gate.npu_coverage'"]),
+        ("name: small", "name: small\ngate: {max_drop_pp: 0}", ["r.yaml:2", "gate.max_drop_pp", "greater than 0"]),
+        ("name: small", "name: small\ngate: {stages: {grph: 1}}", ["r.yaml:2", "did you mean 'graph'?"]),
+        ("name: small", "name: small\ngate: {stages: {}}", ["r.yaml:2: gate", "`max_drop_pp`"]),
+        ("name: small", "name: small\ngate: {max_drop_pp: 1, stages: {graph: 2}}", ["r.yaml:2: gate", "sum to more"]),
     ],
 )  # fmt: skip
 def test_a_bad_recipe_names_place_key_and_way_out(tmp_path, old, new, says):

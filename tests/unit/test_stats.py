@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 from scipy.signal import lfilter
+from tolerances import POISSON_LIMIT
 
 from edgekd import stats
 
@@ -193,3 +194,45 @@ def test_paired_drop_is_narrower_than_two_unpaired_intervals():
 def test_paired_drop_refuses_other_images(a, b):
     with pytest.raises(ValueError, match="same images"):
         stats.paired_drop(a, b)
+
+
+@pytest.mark.parametrize("chance", [0.001, 0.05, 0.5, 0.95, 0.999])
+@pytest.mark.parametrize("k", [0, 1, 2, 7, 60, 1000, 20_000])
+def test_poisson_limit_is_scipys_gamma_quantile(k, chance):
+    assert stats.poisson_limit(k, chance) == pytest.approx(oracle.gamma.ppf(1 - chance, k + 1), rel=POISSON_LIMIT)
+
+
+def test_drop_bound_of_nothing_and_of_losses_alone_is_exact():
+    """With nothing gained the bound is Garwood's limit of a count: 3.0 and 7.75 images."""
+    assert float(stats.drop_bound(0, 0, 10_000)) == pytest.approx(2.9957e-4, rel=1e-4)
+    assert float(stats.drop_bound(3, 0, 10_000)) == pytest.approx(oracle.chi2.ppf(0.95, 8) / 2 / 10_000)
+
+
+def test_drop_bound_orders_what_is_seen_and_takes_any_shape():
+    lost, gained = np.meshgrid(np.arange(40), np.arange(30), indexing="ij")
+    bounds = stats.drop_bound(lost, gained, 1000)
+    assert bounds.shape == (40, 30)
+    assert np.all(np.diff(bounds, axis=0) > 0) and np.all(np.diff(bounds, axis=1) < 0)
+    assert np.all(bounds > (lost - gained) / 1000) and np.all(-stats.drop_bound(gained, lost, 1000) < bounds)
+
+
+def test_drop_bound_of_many_images_is_walds():
+    """1,000 and 900 of a million: the normal bound, which is a little smaller."""
+    wald = (100 + 1.6449 * np.sqrt(1900)) / 1e6
+    assert 1.0 < float(stats.drop_bound(1000, 900, 1_000_000)) / wald < 1.01
+
+
+@pytest.mark.parametrize(("n", "differing"), [(1000, 0.003), (10_000, 0.01), (50_000, 0.03)])
+def test_pass_chance_is_what_a_simulation_sees(n, differing):
+    random = np.random.default_rng(3)
+    lost = random.binomial(n, differing / 2, 20_000)
+    bounds = stats.drop_bound(lost, random.binomial(n - lost, differing / (2 - differing)), n)
+    for budget in np.quantile(bounds, [0.2, 0.5, 0.8]) + 0.3 / n:
+        assert stats.pass_chance(float(budget), n, differing) == pytest.approx(np.mean(bounds <= budget), abs=0.02)
+
+
+def test_pass_chance_goes_on_where_it_is_no_longer_summed():
+    """1,990 and 2,010 differing images, 80 % passing."""
+    chances = [stats.pass_chance(2.5 * np.sqrt(0.01 / n), n, 0.01) for n in (199_000, 201_000)]
+    assert chances[1] == pytest.approx(chances[0], abs=0.005)
+    assert stats.pass_chance(3.01 / 500, 500, 0.0) == 1 and stats.pass_chance(2.99 / 500, 500, 0.0) == pytest.approx(0)

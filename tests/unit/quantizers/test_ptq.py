@@ -8,6 +8,7 @@ from edgekd import onnxrun, registry
 from edgekd.analysis.parity import int8_parity
 from edgekd.data import normalize, roles
 from edgekd.errors import RecipeError
+from edgekd.quantizers import calibrate as calibrating
 from edgekd.quantizers import ptq
 from edgekd.quantizers.ptq import PTQ
 from tests.onnxtoys import ROLES, chain
@@ -27,7 +28,7 @@ def _quantize(out, images, size, calibrate="entropy", scheme="u8s8"):
     return PTQ(calibrate).quantize(chain().graph.path / "model.onnx", out, calibration=batches, scheme=scheme)
 
 
-@pytest.mark.parametrize("calibrate", sorted(ptq._METHODS))
+@pytest.mark.parametrize("calibrate", ptq.CANDIDATES)
 def test_every_method_keeps_the_answers_whatever_the_batches(calibrate, images, tmp_path):
     files = [_quantize(tmp_path / f"{size}.onnx", images, size, calibrate) for size in (100, 32, 7)]
     assert len({path.read_bytes() for path in files}) == 1
@@ -59,7 +60,7 @@ def test_an_unknown_scheme_names_the_nearest(images, tmp_path):
 
 
 def test_more_activations_than_memory_are_refused_before_the_first_one(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(ptq, "_HELD_BYTES", 2**20)
+    monkeypatch.setattr(calibrating, "HELD_BYTES", 2**20)
     with pytest.raises(RecipeError, match=r"GiB(.|\n)*calibrate=minmax"):
         _quantize(tmp_path / "q.onnx", images, 50, "percentile")
     _quantize(tmp_path / "q.onnx", images, 50, "minmax")
@@ -79,7 +80,7 @@ def test_what_is_held_is_counted_right(images, tmp_path):
     held = sum(value.nbytes for value in session.run(None, {"input": images[:1]}))
     onnx.save(model, tmp_path / "m.onnx")
     assert held > 0
-    assert ptq.held_bytes(tmp_path / "m.onnx", 1) == held
+    assert calibrating.held_bytes(onnx.load(tmp_path / "m.onnx"), 1) == held
 
 
 @pytest.mark.parametrize("wrong", ["distribution", "Entropy", ""])

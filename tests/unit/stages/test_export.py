@@ -25,7 +25,7 @@ def source(tmp_path):
 def test_the_files_of_a_target(params, made_from):
     made, origin = chain().exports[params.target].path, getattr(chain(), made_from).path
     result = chain().results[params.target]
-    assert {path.name for path in made.iterdir()} == {*result.payload, "parity.json"}
+    assert {path.name for path in made.iterdir()} == {*result.payload, "parity.json", "lint.json"}
     assert set(result.payload) == {"model.onnx", "model.json", "labels.txt", "golden.npz"}
     assert (made / "labels.txt").read_text().splitlines() == CLASSES
     assert (made / "golden.npz").read_bytes() == (origin / "golden.npz").read_bytes()

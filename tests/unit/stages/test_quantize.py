@@ -15,9 +15,12 @@ from edgekd.console import Console
 from edgekd.data import roles
 from edgekd.errors import CheckFailed, RecipeError
 from edgekd.params import Roles
+from edgekd.profiles import FP16_MIN_SQNR_DB
+from edgekd.quantizers import qdq
 from edgekd.quantizers.ptq import PTQ
+from edgekd.stages import judge as judging
 from edgekd.stages import quantize
-from tests.onnxtoys import CLASSES, CONTEXT, MUTATIONS, QUANTIZE, ROLES, SIZE, TEST, VAL, chain
+from tests.onnxtoys import CLASSES, CONTEXT, MUTATIONS, QUANTIZE, ROLES, SIZE, TEST, TRAIN, VAL, artifact, chain
 from tests.tolerances import TOY_INT8_SQNR_DB
 
 
@@ -133,6 +136,113 @@ def test_stdout_stays_clean(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert "parity" in err
+
+
+def calibrated(folder):
+    return json.loads((folder / "calibration.json").read_text())
+
+
+def test_a_choice_is_made_on_validation_and_recorded_with_its_figures(tmp_path):
+    result = chain().run_quantize(tmp_path, args={"calibrate": "auto"})
+    record = calibrated(tmp_path)
+    assert record["judge"] == {"role": "val", "images": VAL}
+    decided = record["decided"]
+    assert set(decided["candidates"]) == {"minmax", "entropy", "percentile", "mse"}
+    best = max(decided["candidates"].values(), key=lambda one: (one["agreement_percent"], one["sqnr_db"]))
+    assert decided["candidates"][decided["calibrate"]] == best and best["images"] == VAL
+    assert result.metrics["calibrate"] == decided["calibrate"]
+    assert "decided" not in calibrated(chain().quantized.path) and "judge" not in calibrated(chain().quantized.path)
+
+
+def test_without_validation_training_images_that_nothing_was_calibrated_on_judge(tmp_path):
+    chain().run_quantize(tmp_path, args={"calibrate": "auto"}, roles=Roles())
+    record = calibrated(tmp_path)
+    rows = record["judge"]["rows"]
+    assert record["judge"]["role"] == "train" and len(rows) == TRAIN - QUANTIZE.images
+    assert not set(rows) & set(record["rows"])
+
+
+def test_the_judges_images_are_few_seeded_and_never_of_test():
+    arrays = roles.split(chain().data, Roles())
+    used = np.arange(0, TRAIN, 2)
+    first, again, other = (
+        judging.judge(arrays, used, ((0.5,) * 3, (0.2,) * 3), seed=seed, threads=1, most=50) for seed in (0, 0, 1)
+    )
+    assert first is not None and again is not None and other is not None
+    assert np.array_equal(first.rows, again.rows) and not np.array_equal(first.rows, other.rows)
+    assert len(first.rows) == 50 and not set(first.rows.tolist()) & set(used.tolist())
+    assert np.array_equal(first.labels, np.load(chain().data.path / "labels_train.npy")[first.rows])
+    assert first.images.shape == (TRAIN, SIZE, SIZE, 3)
+    assert judging.judge(arrays, np.arange(TRAIN), ((0.5,) * 3, (0.2,) * 3), seed=0, threads=1) is None
+
+
+@pytest.mark.parametrize("args", [{"calibrate": "auto"}, {"use": "mixed"}])
+def test_a_choice_that_nothing_can_decide_is_refused_before_work(args):
+    use = args.get("use", "ptq")
+    params = QUANTIZE.model_copy(update={"use": use, "args": {k: v for k, v in args.items() if k != "use"}})
+    everything = params.model_copy(update={"images": TRAIN, "roles": Roles()})
+    context = replace(CONTEXT, train_images=TRAIN, val_images=0)
+    with pytest.raises(RecipeError, match="nothing is held out"):
+        quantize.check(everything, context)
+    quantize.check(everything, CONTEXT)  # nobody knows yet how many images there are
+    if use == "mixed":
+        with pytest.raises(RecipeError, match="max_drop_pp"):
+            quantize.check(params, context)
+
+
+def trained(folder, ranges, answers, scheme="u8s8"):
+    """A `qat` artifact as far as this stage reads it."""
+    folder.mkdir()
+    stored = {name: {"scale": own.scale, "zero_point": own.zero_point} for name, own in ranges.items()}
+    (folder / "ranges.json").write_text(json.dumps({"scheme": scheme, "ranges": stored}))
+    predictions.save(folder, answers)
+    return artifact("qat", folder)
+
+
+@pytest.fixture
+def of_training(tmp_path, model):
+    """Ranges as they are in the chain's int8 file, and what that file answers."""
+    return trained(tmp_path / "qat", qdq.rounded(model), predictions.load(chain().quantized.path))
+
+
+def test_ranges_of_training_are_used_and_the_file_is_held_to_the_trained_network(of_training, tmp_path, model):
+    out = tmp_path / "out"
+    out.mkdir()
+    inputs = {"data": chain().data, "graph": chain().graph, "qat": of_training}
+    quantize.run(QUANTIZE.model_copy(update={"args": {"calibrate": "minmax"}}), inputs, out, CONTEXT)
+    assert qdq.rounded(onnx.load(out / "model.onnx")) == qdq.rounded(model)
+    report = json.loads((out / "parity.json").read_text())["fake_quant"]
+    assert report["passed"] and report["agreement_percent"] == 100 and report["n"] == TEST
+    assert calibrated(out)["ranges"] == "trained"
+
+
+def test_a_file_that_decides_otherwise_than_the_trained_network_fails(tmp_path, model):
+    right = predictions.load(chain().quantized.path)
+    flipped = right.answer.copy()
+    flipped[np.flatnonzero(right.role == "test")[0]] += 1
+    qat = trained(tmp_path / "qat", qdq.rounded(model), replace(right, answer=flipped % len(CLASSES)))
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(CheckFailed, match=r"fake_quant.*agreement 99\.33 %"):
+        quantize.run(QUANTIZE, {"data": chain().data, "graph": chain().graph, "qat": qat}, out, CONTEXT)
+
+
+def test_ranges_of_another_scheme_are_left_and_said_so(of_training, tmp_path, capfd):
+    loud = replace(CONTEXT, console=Console())
+    inputs = {"data": chain().data, "graph": chain().graph, "qat": of_training}
+    params = QUANTIZE.model_copy(update={"scheme": "s8-trt"})
+    out = tmp_path / "out"
+    out.mkdir()
+    quantize.run(params, inputs, out, loud)
+    assert "trained with ranges of u8s8: for s8-trt it is calibrated" in capfd.readouterr().err
+    assert "fake_quant" not in json.loads((out / "parity.json").read_text())
+
+
+def test_half_precision_is_held_to_its_own_bounds(tmp_path):
+    result = chain().run_quantize(tmp_path, scheme="fp16", use="fp16")
+    report = json.loads((tmp_path / "parity.json").read_text())["test"]
+    assert report["kind"] == "fp16" and report["passed"] and result.metrics["sqnr_db"] > FP16_MIN_SQNR_DB
+    assert onnxfile.metadata(onnx.load(tmp_path / "model.onnx"))["scheme"] == "fp16"
 
 
 SCRIPT = """

@@ -1,0 +1,272 @@
+"""A network that computes as its int8 file will: values rounded to their 8-bit steps, gradients passed straight through.
+
+Source: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, 2018
+(simulated quantization); Esser et al., Learned Step Size Quantization, 2020, equations 1 to 3 (steps that are learned). Ours
+differs: the steps of activations start from calibration and move on a logarithmic scale, their zero points stay; the step of a
+weight is that of its channel's largest value.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+from edgekd.errors import RecipeError
+from edgekd.taps import TapPoint
+
+LEVELS = 255  # largest value of an unsigned 8-bit activation
+FARTHEST = math.log(4)  # of a learned step from its start: what wants to go farther diverges
+STEPS = 127  # of a signed 8-bit weight to each side of 0
+GRAPH = "graph"  # the traced network inside a `FakeQuantized`
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A value of the network that is rounded.
+
+    Attributes:
+        node: Its name in `traced`.
+        scale: Starting step, > 0.
+        zero_point: The 8-bit value of 0.0, 0 to 255.
+        like: Node whose step it shares; None: it has its own.
+    """
+
+    node: str
+    scale: float
+    zero_point: int
+    like: str | None = None
+
+
+class Rounded(nn.Module):
+    """An activation in 256 steps. What is learned is the logarithm of the step's ratio to its start: a step of 0.01 that moves as
+    a weight does is soon 0, its logarithm is not; and weight decay then leads back to the calibrated range.
+
+    Args:
+        scale: See `Activation`.
+        zero_point: See `Activation`.
+        learned: Let the step learn.
+    """
+
+    start: Tensor
+
+    def __init__(self, scale: float, zero_point: int, learned: bool) -> None:
+        super().__init__()
+        self.register_buffer("start", torch.tensor(scale, dtype=torch.float32))
+        self.ratio = nn.Parameter(torch.zeros(()), requires_grad=learned)
+        self.zero_point = zero_point
+
+    @property
+    def step(self) -> Tensor:
+        """The step in use, [] float32 > 0."""
+        return self.start * self.ratio.clamp(-FARTHEST, FARTHEST).exp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape; gradient of x where it is inside the range, of the step by equation 3 of LSQ."""
+        step = self.step
+        place = (x / step).clamp(-self.zero_point, LEVELS - self.zero_point)
+        return (place + (place.round() - place).detach()) * step
+
+
+class RoundedWeight(nn.Module):
+    """A weight [outputs, ...] in 255 steps for each output, or for all; the step follows the weight.
+
+    Args:
+        channels: One step for each output.
+    """
+
+    def __init__(self, channels: bool) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def step(self, weight: Tensor) -> Tensor:
+        """The step of each output [outputs, 1, ...], or of all [1, ...]; no gradient."""
+        axes = tuple(range(1 if self.channels else 0, weight.dim()))
+        largest = (
+            weight.detach().abs().amax(dim=axes, keepdim=True).double()
+        )  # divided in double, as the quantizer does
+        return torch.where(largest > 0, largest / STEPS, 1.0).float()
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The same shape."""
+        step = self.step(weight)
+        return weight + ((weight / step).round().clamp(-STEPS, STEPS) * step - weight).detach()
+
+
+class RoundedBias(nn.Module):
+    """A bias [outputs] as the 32-bit integer that is added to sums of products: in steps of input times weight.
+
+    They are fine, but an error of a hundredth of a step of the output turns one value of a hundred into its neighbour.
+
+    Args:
+        source: Rounds the layer's input.
+        layer: Its weight is rounded by a `RoundedWeight`.
+    """
+
+    def __init__(self, source: Rounded, layer: nn.Module) -> None:
+        super().__init__()
+        self.read = (source, layer)  # a tuple: they stand elsewhere in the network
+
+    def forward(self, bias: Tensor) -> Tensor:
+        """The same shape."""
+        source, layer = self.read
+        weight: Any = layer.parametrizations.weight  # type: ignore[union-attr]
+        step: Tensor = source.step.detach() * weight[0].step(weight.original).flatten()
+        rounded: Tensor = bias + ((bias / step).round() * step - bias).detach()
+        return rounded
+
+
+class FakeQuantized(nn.Module):
+    """A network whose weights and activations are rounded as those of an int8 file. Made by `fake_quantized`.
+
+    A BatchNorm that is left in it keeps its statistics.
+    """
+
+    def __init__(self, graph: fx.GraphModule, points: Mapping[str, TapPoint]) -> None:
+        super().__init__()
+        self.graph = graph
+        self.points = dict(points)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, classes] of normalised images [B, C, H, W]."""
+        logits: Tensor = self.graph(x)
+        return logits
+
+    def train(self, mode: bool = True) -> FakeQuantized:
+        """Everything but the statistics of BatchNorm."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def steps(self) -> dict[str, tuple[float, int]]:
+        """{node: (step, zero point)} as they are now."""
+        rounded = {name: module for name, module in self.graph.named_modules() if isinstance(module, Rounded)}
+        return {name.removeprefix(PREFIX): (float(m.step.detach()), m.zero_point) for name, m in rounded.items()}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The unrounded weights, under the names of the network that was traced."""
+        state = {
+            name.replace("parametrizations.", "").replace(".original", ""): tensor
+            for name, tensor in self.graph.state_dict().items()
+        }
+        return {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
+
+
+PREFIX = "rounded_"
+
+
+def traced(network: nn.Module) -> fx.GraphModule:
+    """The network as a graph of its operations, over the same modules.
+
+    Raises:
+        RecipeError: Its control flow hangs on its input.
+    """
+    return fx.GraphModule(network, _graph(network)[0])
+
+
+def values(graph: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
+    """{node: value} of all tensors that a batch makes, in the order made."""
+    seen: dict[str, Tensor] = {}
+
+    class Recorder(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            value = super().run_node(n)
+            if isinstance(value, Tensor) and n.op != "output":
+                seen[n.name] = value.detach().clone()  # an operation in place may change it later
+            return value
+
+    with torch.no_grad():
+        Recorder(graph).run(images)
+    return seen
+
+
+def fake_quantized(
+    network: nn.Module,
+    points: Mapping[str, TapPoint],
+    activations: Sequence[Activation],
+    weights: Mapping[str, bool],
+    learned: bool,
+    biases: Mapping[str, str] | None = None,
+) -> FakeQuantized:
+    """A copy of the network that rounds what it is told to.
+
+    Args:
+        network: Float, BatchNorms folded.
+        points: Its taps; those of the result read the rounded values.
+        activations: What to round, by the nodes of `traced(network)`.
+        weights: {module whose `weight` is rounded: one step for each output}.
+        learned: Let the steps of the activations learn.
+        biases: {module of `weights` whose `bias` is rounded: node of the activation that it reads}.
+
+    Raises:
+        RecipeError: See `traced`.
+    """
+    network = copy.deepcopy(network)
+    graph, outputs = _graph(network)
+    places = {node.name: node for node in graph.nodes}
+    after: dict[fx.Node, fx.Node] = {}
+    for activation in activations:
+        if activation.like is None:
+            network.add_module(PREFIX + activation.node, Rounded(activation.scale, activation.zero_point, learned))
+    for activation in activations:
+        node = places[activation.node]
+        after[node] = _behind(graph, node, PREFIX + (activation.like or activation.node))
+    read = {}
+    for tap, point in points.items():
+        called, given = outputs[point.path]
+        node = called if point.side == "output" else given
+        network.add_module(f"tap_{tap.replace('.', '_')}", nn.Identity())
+        with graph.inserting_after(after.get(node, node)):
+            graph.call_module(f"tap_{tap.replace('.', '_')}", (after.get(node, node),))
+        read[tap] = TapPoint(f"{GRAPH}.tap_{tap.replace('.', '_')}", "output")
+    made = fx.GraphModule(network, graph)
+    for path, channels in weights.items():
+        parametrize.register_parametrization(made.get_submodule(path), "weight", RoundedWeight(channels))
+    for path, node in (biases or {}).items():
+        layer, source = made.get_submodule(path), made.get_submodule(PREFIX + node)
+        assert isinstance(source, Rounded)
+        parametrize.register_parametrization(layer, "bias", RoundedBias(source, layer))
+    made.requires_grad_(True)
+    for module in made.modules():
+        if isinstance(module, Rounded):
+            module.requires_grad_(learned)
+    return FakeQuantized(made, read)
+
+
+def _behind(graph: fx.Graph, node: fx.Node, name: str) -> fx.Node:
+    """A call of the module `name` on the node, which everything behind it reads instead."""
+    with graph.inserting_after(node):
+        rounded = graph.call_module(name, (node,))
+    node.replace_all_uses_with(rounded, delete_user_cb=lambda user: user is not rounded)
+    return rounded
+
+
+def _graph(network: nn.Module) -> tuple[fx.Graph, dict[str, tuple[fx.Node, fx.Node]]]:
+    """The operations, and of each module that ran: the nodes of its output and its input."""
+    seen: dict[str, tuple[fx.Node, fx.Node]] = {}
+
+    class Tracer(fx.Tracer):
+        def call_module(self, m, forward, args, kwargs):  # type: ignore[no-untyped-def]
+            output = super().call_module(m, forward, args, kwargs)
+            if isinstance(output, fx.Proxy) and args and isinstance(args[0], fx.Proxy):
+                seen[self.path_of_module(m)] = (output.node, args[0].node)
+            return output
+
+    try:
+        graph = Tracer().trace(network)
+    except fx.proxy.TraceError as error:
+        raise RecipeError(
+            "qat",
+            f"the network cannot be looked through: {error}",
+            "a network without control flow on its input",
+            "remove qat: post-training quantization",
+        ) from error
+    return graph, seen

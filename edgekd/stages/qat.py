@@ -1,0 +1,173 @@
+"""Stage `qat`: the student goes on learning under its own method, rounded as its int8 file will be.
+
+The rule for BatchNorm: it is folded into the convolution before it where that is exact, and keeps its statistics elsewhere.
+Where the network rounds, and the ranges from which it starts, are read from the file that post-training quantization makes.
+Runs in one process.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from edgekd import models, onnxfile, predictions, registry
+from edgekd.artifact import Artifact
+from edgekd.data import calibration, normalize
+from edgekd.distillers.base import Distiller
+from edgekd.errors import RecipeError
+from edgekd.fit import cached, compiling, ready, seeding
+from edgekd.fit.fakequant import FakeQuantized, fake_quantized, traced
+from edgekd.fit.loop import fit
+from edgekd.fit.process import own_threads
+from edgekd.fit.request import FitResult, Settings, Side
+from edgekd.models.fold import fold_batchnorm
+from edgekd.params import QatParams
+from edgekd.quantizers.base import Quantizer
+from edgekd.stages import evaluate, simplification, tracing
+from edgekd.stages.base import RunContext, StageResult
+from edgekd.stages.converted import normalization, read_json, write_json
+from edgekd.stages.placement import Placement, placement
+from edgekd.taps import TapPoint
+from edgekd.validation import QAT_STARTS
+
+VERSION = 1
+RANGES = "ranges.json"
+MATCHED = 16  # images on which the values of network and file are compared
+BATCH = 64  # calibration images at a time
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What is trained on.
+
+    Attributes:
+        folded: The student, its BatchNorms folded.
+        points: Its taps.
+        model: Its name.
+        normal: (mean, std) of its input.
+        placed: Where its file rounds.
+    """
+
+    folded: nn.Module
+    points: Mapping[str, TapPoint]
+    model: str
+    normal: normalize.Statistics
+    placed: Placement
+
+
+def check(params: QatParams, context: RunContext) -> None:
+    """Build the network, see that it can be traced and that the method can teach it.
+
+    Raises:
+        RecipeError: Control flow that hangs on the input, a method that ships layers of its own, settings that contradict.
+        MissingTool: The device or the compiler named is not there.
+    """
+    registry.check("quantizers", QAT_STARTS, {"calibrate": params.calibrate}, "qat")
+    distiller = registry.construct("distillers", params.distill.use, params.distill.args)
+    if type(distiller).deploy is not Distiller.deploy:
+        found = f"stands beside distill.use: {params.distill.use}, which ships layers of its own"
+        raise RecipeError("qat", found, "a method whose student is shipped as it is", "remove qat")
+    ready.check(params.fit, context.device, "qat", compile_allowed=context.compile)
+    traced(fold_batchnorm(evaluate.draft(params.model, context)))
+
+
+def run(params: QatParams, inputs: Mapping[str, Artifact], out: Path, context: RunContext) -> StageResult:
+    """Fit on, evaluate the rounded network once on val and test, write weights and ranges.
+
+    Args:
+        params: See `QatParams`.
+        inputs: `data`, `student`, `teacher` unless the method needs none, and `views` of a cached teacher.
+        out: Where weights.safetensors (float, not rounded), model.json, ranges.json, predictions.npz (of the rounded
+            network), history.json and diagnostics.npz go.
+        context: See `RunContext`.
+
+    Raises:
+        RecipeError: The student is of other classes than the data.
+        StageFailed: The file rounds what the network does not have; a loss is NaN; memory runs out.
+        IntegrityError: There are checkpoints of this step and none can be used.
+    """
+    data = evaluate.open_data(inputs["data"], params.roles)
+    with own_threads(context.threads):
+        start = _start(params, inputs["student"], data, context)
+    result, reason = _fitted(params, inputs, data, start, context)
+    rounded = result.network
+    assert isinstance(rounded, FakeQuantized)
+    with own_threads(context.threads):
+        answers = evaluate.answers(rounded, data, start.normal, "cpu", ("val", "test"))
+    start.folded.load_state_dict(rounded.weights())
+    facts = read_json(inputs["student"].path / evaluate.MODEL)
+    counts = {name: facts[name] for name in ("parameters", "macs")}
+    metrics = result.metrics(reason) | predictions.summarize(answers)
+    metrics |= evaluate.write_network(out, start.folded, start.model, data, start.normal, counts)
+    metrics |= {"rounded_activations": len(start.placed.nodes), "rounded_weights": len(start.placed.weights)}
+    predictions.save(out, answers)
+    steps = rounded.steps()
+    ranges = {name: steps[node] for name, node in start.placed.nodes.items()}
+    said = {name: {"scale": scale, "zero_point": zero_point} for name, (scale, zero_point) in ranges.items()}
+    write_json(out / RANGES, {"scheme": params.scheme, "ranges": said})
+    evaluate.write_history(out, result.history, result.diagnostics)
+    return StageResult(metrics, (*evaluate.PAYLOAD, RANGES))
+
+
+def _start(params: QatParams, student: Artifact, data: evaluate.Data, context: RunContext) -> _Start:
+    """The student folded, and where the int8 file of it rounds."""
+    network, model, _ = evaluate.read_network(student, data)
+    folded = fold_batchnorm(network)
+    facts = read_json(student.path / evaluate.MODEL)
+    normal = normalization(facts)
+    rows = calibration.calibration_rows(data.arrays, params.images, params.seed)
+    images = data.arrays.images("train").images
+    shown = normalize.apply(np.asarray(images[rows[:MATCHED]]), *normal)
+    batches = (normalize.apply(images[rows[i : i + BATCH]], *normal) for i in range(0, len(rows), BATCH))
+    context.console.log(
+        f"qat: {model}, scheme {params.scheme}, ranges from {len(rows)} training images ({params.calibrate})"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        graph, quantized = Path(folder) / "graph.onnx", Path(folder) / "quantized.onnx"
+        plain = tracing.trace(folded, facts["channels"], data.size, onnxfile.OPSET)
+        onnxfile.save(simplification.simplify(onnxfile.strip(plain), "onnxsim", shown)[0], graph)
+        quantizer = registry.construct("quantizers", QAT_STARTS, {"calibrate": params.calibrate})
+        assert isinstance(quantizer, Quantizer)
+        quantizer.quantize(graph, quantized, calibration=batches, scheme=params.scheme)
+        placed = placement(folded, graph, quantized, shown)
+    return _Start(folded, models.taps(model, network), model, normal, placed)
+
+
+def _fitted(
+    params: QatParams, inputs: Mapping[str, Artifact], data: evaluate.Data, start: _Start, context: RunContext
+) -> tuple[FitResult, str]:
+    distiller = registry.construct("distillers", params.distill.use, params.distill.args)
+    seed = seeding.derive(params.seed, "qat")
+    teacher = evaluate.read_side(inputs["teacher"], data) if distiller.needs_teacher else None
+    wanted, seen = distiller.wanted(list(start.points), list(teacher.points) if teacher else ())
+    training = data.training(params.augment)
+    if "views" in inputs:
+        training = replace(training, views=cached.open_views(inputs["views"].path, seed))
+    decision = compiling.decide(params.fit, len(training.labels), context.device, allowed=context.compile)
+    context.console.log(
+        f"qat: {start.model} by {params.distill.use} on {context.device}, {len(start.placed.nodes)} activations and "
+        f"{len(start.placed.weights)} weights rounded, {decision.reason}"
+    )
+    settings = Settings(
+        where="qat",
+        fit=params.fit,
+        seed=seed,
+        classes=data.classes,
+        device=context.device,
+        precision=context.precision,
+        compile=decision.on,
+        threads=context.threads,
+        resume=context.resume,
+    )
+    read = {tap: start.points[tap] for tap, _ in wanted}
+    placed = start.placed
+    rounded = fake_quantized(start.folded, read, placed.activations, placed.weights, params.learn_ranges, placed.biases)
+    side = Side(rounded, rounded.points, wanted, *start.normal)
+    shown = None if teacher is None else replace(teacher, wanted=seen)
+    validate = evaluate.validator(data, start.normal, context.device)
+    return fit(side, shown, distiller, training, settings, context.console, validate), decision.reason

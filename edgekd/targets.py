@@ -1,0 +1,103 @@
+"""The export targets that a recipe or `--format` names, by name, file or family; and which of them can be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from edgekd import profiles, registry
+from edgekd.errors import MissingTool, RecipeError, nearest
+from edgekd.profiles import Target
+from edgekd.recipe import Recipe
+
+FILES = (".yaml", ".yml")
+
+
+def resolve_targets(names: Sequence[str], where: str, recipe: Recipe, quantized: bool | None = None) -> list[str]:
+    """Names of shipped targets and paths of a user's own, in the order given, each once; the profiles are checked.
+
+    Args:
+        names: Targets, files, or families: of a family, its target of the recipe's precision.
+        where: `--format` or `export`, for errors.
+        recipe: Whose precision a family follows.
+        quantized: Whether a family means its int8 target; None: where the recipe `quantizes`.
+
+    Raises:
+        RecipeError: No such target, exporter or argument of it; two files with one target's name; a family without one
+            target of that precision.
+    """
+    quantized = quantizes(recipe) if quantized is None else quantized
+    known = profiles.targets()
+    found: dict[str, str] = {}
+    for name in (_by_family(name, where, quantized, known) for name in names):
+        target = known.get(name) or profiles.target(name, where)
+        registry.find("exporters", target.exporter, f"target {target.name}: exporter")
+        registry.check("exporters", target.exporter, target.args, f"target {target.name}: args")
+        if found.setdefault(target.name, name) != name:
+            raise RecipeError(
+                where,
+                f"{found[target.name]} and {name} are both target {target.name}",
+                "another `name:` in one of them",
+            )
+    return list(found.values())
+
+
+def by_family(names: Iterable[str], recipe: Recipe) -> dict[str, str]:
+    """{family: the target that it stands for} of the names that are families."""
+    quantized, known = quantizes(recipe), profiles.targets()
+    families = {target.family for target in known.values()} - known.keys()
+    return {name: _by_family(name, "export", quantized, known) for name in names if name in families}
+
+
+def quantizes(recipe: Recipe) -> bool:
+    """Whether a recipe ships int8: it trains for it, it begins at such a file, or one of its targets is of such a scheme."""
+    known = profiles.targets()
+    own = [known.get(name) or profiles.target(name) for name in recipe.export if name in known or name.endswith(FILES)]
+    schemes = [recipe.student.scheme or "none", *(target.scheme for target in own)]
+    return recipe.qat is not None or any(profiles.precision(scheme) == "int8" for scheme in schemes)
+
+
+def unmeasured(recipe: Recipe, target: Target) -> str:
+    """Why a target cannot be measured with a recipe's device; empty where it can."""
+    runtime = recipe.bench.runtime
+    if runtime in target.runtimes:
+        return ""
+    needed = " or ".join(target.runtimes)
+    able = [d.name for d in profiles.devices().values() if set(d.runtimes) & set(target.runtimes)]
+    if able:
+        return f"it runs in {needed}, and bench.runtime is {runtime} (devices with {needed}: {', '.join(able)})"
+    return f"it runs in {needed}, which no device of `edgekd devices` has: that takes a board with {needed}"
+
+
+def measurable(recipe: Recipe, targets: Sequence[Target], asked: bool) -> list[Target]:
+    """The targets that the recipe's device can run.
+
+    Raises:
+        MissingTool: One that was asked for by name cannot be.
+    """
+    reasons = {target.name: unmeasured(recipe, target) for target in targets}
+    for name, reason in reasons.items():
+        if asked and reason:
+            raise not_here(f"--format {name}", name, reason)
+    return [target for target in targets if not reasons[target.name]]
+
+
+def not_here(where: str, target: str, reason: str) -> MissingTool:
+    """That a target cannot be measured here."""
+    hint = f"edgekd export --format {target} --output DIR, and run the file there; or bench another target"
+    return MissingTool(where, f"cannot be measured: {reason}", "a target of a runtime that the device has", hint)
+
+
+def _by_family(name: str, where: str, quantized: bool, known: Mapping[str, Target]) -> str:
+    """The target that a family's name stands for; any other name as it is."""
+    if name in known or name.endswith(FILES):
+        return name
+    members = [target for target in known.values() if target.family == name]
+    if not members:
+        names = {*known, *(target.family for target in known.values())}
+        raise RecipeError(where, f"unknown name {name!r}", nearest(name, names), "edgekd formats")
+    precision = "int8" if quantized else "fp16"
+    fitting = [target.name for target in members if profiles.precision(target.scheme) == precision]
+    if len(fitting) != 1:
+        found = f"family {name} has {len(fitting)} targets of {precision}"
+        raise RecipeError(where, found, "one of: " + ", ".join(target.name for target in members), "edgekd formats")
+    return fitting[0]

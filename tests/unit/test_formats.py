@@ -1,0 +1,49 @@
+"""`edgekd formats`: what each target needs, and whether it is usable here or why not."""
+
+import json
+from importlib import util
+
+import pytest
+
+from edgekd import profiles, trtcheck
+from edgekd.commands import listings
+
+
+@pytest.fixture
+def listed(monkeypatch, capsys):
+    """`listed(missing packages, ...)` -> {target: row}."""
+
+    def of(*missing, rtx=False):
+        find = util.find_spec
+        monkeypatch.setattr(listings.util, "find_spec", lambda name: None if name in missing else find(name))
+        monkeypatch.setattr(trtcheck, "available", lambda: rtx)
+        listings.formats(json=True)
+        return {row["target"]: row for row in json.loads(capsys.readouterr().out)["formats"]}
+
+    return of
+
+
+def test_every_target_says_what_it_needs_and_whether_it_is_usable(listed):
+    rows = listed()
+    assert set(rows) == set(profiles.targets())
+    for row in rows.values():
+        assert row["needs"] and row["export here"].startswith("yes")
+        assert row["measure here"].startswith(("yes: ", "no: "))
+
+
+def test_a_target_without_a_device_says_which_board_it_takes(listed):
+    row = listed()["tensorrt-int8"]
+    assert "a board with tensorrt" in row["needs"] and row["measure here"] == "no: no device has tensorrt"
+    assert listed()["onnx-int8"]["measure here"] == "yes: cpu"
+
+
+@pytest.mark.parametrize("rtx", [True, False])
+def test_whether_a_file_will_be_checked_is_said(listed, rtx):
+    said = listed(rtx=rtx)["tensorrt-fp16"]["export here"]
+    assert said == ("yes, checked by TensorRT-RTX" if rtx else f"yes, unchecked: {trtcheck.INSTALL}")
+
+
+def test_what_is_missing_is_named_with_the_line_that_mends_it(listed):
+    rows = listed("onnxruntime")
+    assert rows["onnx-int8"]["export here"] == rows["onnx-int8"]["measure here"] == "no: pip install onnxruntime"
+    assert rows["onnx"]["export here"] == "yes"
