@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from edgekd import integrity, manifest, models
+from edgekd import integrity, manifest, models, registry
+from edgekd.analysis import resolution
 from edgekd.analysis.expected import require_top1
+from edgekd.analysis.gate import Watch
 from edgekd.artifact import Artifact
+from edgekd.data.base import DataSource
 from edgekd.errors import StageFailed, UsageError
 from edgekd.keys import Keyed, Settings, context_of, keyed, prepare, stated
 from edgekd.models import published
@@ -40,12 +43,30 @@ def steps_of(recipe: Recipe, *, until: str = "bench", targets: Sequence[str] | N
     """`plan`, and every network's name checked: all that can be said of a recipe without importing torch.
 
     Raises:
-        RecipeError: See `edgekd.plan.plan`; or an unknown network.
+        RecipeError: See `edgekd.plan.plan`; or an unknown network, or a gate that the data set is too small for.
     """
     with recipe.placed():
         steps = plan(recipe, until=until, targets=targets)
         _check_models(recipe)
+        _check_gate(recipe, steps)
     return steps
+
+
+def _check_gate(recipe: Recipe, steps: Sequence[Step], n_test: int | None = None) -> None:
+    """See that the gate can be decided on the test images; nothing where neither the data nor their kind say how many."""
+    if recipe.gate is None:
+        return
+    n = _shipped_test(recipe) if n_test is None else n_test
+    if n is None:
+        return
+    whole = steps if any(step.kind in ("quantized", "export", "bench") for step in steps) else plan(recipe)
+    resolution.require(recipe.gate, {step.name: list(step.inputs.values()) for step in whole}, n)
+
+
+def _shipped_test(recipe: Recipe) -> int | None:
+    """Test images of a data set that is the same for everybody."""
+    expected = cast("DataSource", registry.construct("data", recipe.data.use, recipe.data.args)).expected
+    return None if expected is None else expected.test
 
 
 def _check_models(recipe: Recipe) -> None:
@@ -70,18 +91,22 @@ def run(
 
     Raises:
         EdgekdError: As the stages raise; what was sealed before stays.
+        CheckFailed: Among them: a step fails the gate. What stands behind it was not made, everything else was.
     """
     manifest.source()  # hashed now: an edit during a long run must not pass for what ran
     store = Store(settings.workspace)
     done: dict[str, Artifact] = {}
     outcomes: list[Outcome] = []
     unchecked = True
+    watch = Watch(recipe.gate, recipe.name, settings.workspace, settings.console.log)
     with recipe.placed():
         steps = [prepare(step, settings) for step in steps]
         require_same(steps, settings)
         for number, step in enumerate(steps):
             if settings.group.board is not None and not any(later.stage in joint.PARAMS for later in steps[number:]):
                 settings.group.board.dismiss()
+            if watch.leaves_out(step.name, step.inputs.values()):
+                continue
             outcome = _look(step, done, store, settings)
             if outcome.artifact is None:
                 if unchecked:
@@ -93,9 +118,13 @@ def run(
             done[step.name] = outcome.artifact
             outcomes.append(outcome)
             keep(outcomes)
+            watch.look(step.name, done)
+            if step.stage == "data":
+                _check_gate(recipe, steps, outcome.artifact.metrics["n_test"])
             if isinstance(step.params, TeacherParams | AdoptParams):
                 role = step.params.role if isinstance(step.params, TeacherParams) else "student"
                 require_top1(step.params.expect_top1, outcome.artifact.metrics, f"{role}.expect_top1")
+        watch.require()
     return outcomes
 
 

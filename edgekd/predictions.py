@@ -59,8 +59,11 @@ class Predictions:
 
     def of(self, role: str) -> Predictions:
         """The rows of one role."""
-        mask = self.role == role
-        return Predictions(*(getattr(self, field.name)[mask] for field in fields(self)))
+        return self.at(self.role == role)
+
+    def at(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Predictions:
+        """Some rows, in the order given."""
+        return Predictions(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd import integrity
+from edgekd.analysis import marks
 from edgekd.artifact import Artifact
 from edgekd.commands import current, output, students
 from edgekd.errors import IntegrityError, StageFailed, UsageError
@@ -13,12 +14,13 @@ from edgekd.store import TAG, Store
 
 
 def ls(workspace: Path, json: bool) -> None:
-    """Every artifact with its tags and its main figure."""
+    """Every artifact with its tags, its main figure and what the gate last said of it."""
     store = Store(workspace)
     tags: dict[str, list[str]] = {}
     for name, target in store.tags().items():
         tags.setdefault(target, []).append(name)
     found = store.all()
+    gates = {a.id: mark for a in found if (mark := marks.read(workspace, a.id)) is not None}
     if json:
         listing = [
             {
@@ -27,6 +29,7 @@ def ls(workspace: Path, json: bool) -> None:
                 "tags": tags.get(a.id, []),
                 "sealed_at": a.manifest.get("sealed_at", ""),
                 "metrics": a.metrics,
+                **({"gate": gates[a.id]} if a.id in gates else {}),
             }
             for a in found
         ]
@@ -36,7 +39,7 @@ def ls(workspace: Path, json: bool) -> None:
         (
             a.id,
             output.size(a.bytes),
-            _figure(a),
+            _figure(a) + ("" if gates.get(a.id, {}).get("passed", True) else ", FAILED the gate"),
             str(a.manifest.get("sealed_at", ""))[:19],
             " ".join(tags.get(a.id, [])),
         )
@@ -49,8 +52,9 @@ def ls(workspace: Path, json: bool) -> None:
 def show(workspace: Path, reference: str, json: bool) -> None:
     """One artifact's manifest."""
     artifact = current.resolve(workspace, reference)
+    gate = marks.read(workspace, artifact.id)
     if json:
-        output.print_json({"id": artifact.id, "manifest": artifact.manifest})
+        output.print_json({"id": artifact.id, "manifest": artifact.manifest, **({"gate": gate} if gate else {})})
         return
     rows: list[tuple[str, Any]] = [
         ("id", artifact.id),
@@ -61,6 +65,7 @@ def show(workspace: Path, reference: str, json: bool) -> None:
     rows += [(f"input {role}", name) for role, name in artifact.inputs.items()]
     rows += [(f"param {name}", value) for name, value in artifact.manifest.get("params", {}).items()]
     rows += [(name, value) for name, value in artifact.metrics.items()]
+    rows += [("gate", f"{gate['text']}; recipe {gate.get('recipe')}")] if gate else []
     rows += [
         (f"file {name}", f"{output.size(entry['bytes'])}  sha256 {entry['sha256'][:16]}")
         for name, entry in artifact.manifest["files"].items()
@@ -144,6 +149,8 @@ def gc(workspace: Path, yes: bool, unfinished: bool, json: bool) -> None:
         freed += sum(_bytes(folder) for folder in scratch)
     busy = _remove(store, doomed, folders, scratch if unfinished else []) if yes else []
     gone = [a.id for a in doomed if a.id not in busy]
+    for name in gone if yes else []:
+        marks.drop(workspace, name)
     if json:
         facts = {"removed" if yes else "removable": gone, "busy": busy, "unfinished": len(scratch), "bytes": freed}
         output.print_json({**facts, "kept": sorted({a.id for a in found} - set(gone))})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekd import recipe as recipes
+from edgekd.analysis.ledger import ledger
 from edgekd.artifact import canonical
 from edgekd.commands import current, output
 from edgekd.durable import inside, write_whole
@@ -46,7 +48,9 @@ def report(workspace: Path, folder: Path | None, json: bool) -> None:
 def write_report(workspace: Path, folder: Path | None) -> Page:
     """Write `<workspace>/reports/<recipe>/` or a folder of the user's."""
     run = current.require(workspace, "a finished run to report on")
-    facts = gather(current.artifacts(workspace, run), run.recipe)
+    artifacts = current.artifacts(workspace, run)
+    gate = recipes.from_dict(run.recipe, f"recipe {run.name}").gate
+    facts = gather(artifacts, run.recipe, ledger(artifacts, gate))
     place = folder or inside(workspace, workspace / "reports" / run.name)
     page = Page(place / "report.html", place / "report.json", facts)
     if not html.is_current(page.html, facts):  # drawing takes seconds; the same facts give the same page

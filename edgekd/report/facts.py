@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekd.errors import IntegrityError
@@ -12,6 +12,7 @@ from edgekd.report.bench import latency
 from edgekd.report.datapart import data_facts
 from edgekd.report.folder import Answers, Folder, clean, flat
 from edgekd.report.schema import (
+    Account,
     DataFacts,
     Drop,
     Evaluation,
@@ -31,19 +32,27 @@ COMMANDS = {  # step -> the command that makes it, in the order of the chain
     "teacher": "edgekd train",
     "views": "edgekd distill",
     "student": "edgekd distill",
+    "qat": "edgekd quantize",
     "graph": "edgekd export",
     "quantized": "edgekd quantize",
     "export": "edgekd export",
     "bench": "edgekd bench",
 }
 
+OPTIONAL = ("views", "qat")  # a teacher may look on live, and a student may be rounded after its training
 
-def gather(artifacts: Mapping[str, Artifact], recipe: Mapping[str, Any] | None = None) -> Facts:
+
+def gather(
+    artifacts: Mapping[str, Artifact],
+    recipe: Mapping[str, Any] | None = None,
+    ledger: Sequence[Mapping[str, Any]] = (),
+) -> Facts:
     """Read the artifacts of one run.
 
     Args:
         artifacts: {step name: artifact}; steps that were not run are not in it.
         recipe: The recipe that they belong to, as plain data; names the report.
+        ledger: Rows of their accuracy ledger, as `edgekd.analysis.ledger` gives them.
 
     Raises:
         IntegrityError: A file in an artifact is not what it should be.
@@ -59,6 +68,7 @@ def gather(artifacts: Mapping[str, Artifact], recipe: Mapping[str, Any] | None =
         recipe=plain,
         reconstruction=reconstruction(folders.get("student")),
         stages=tuple(_rows(folders, answers, {bench.step: bench for bench in benches}, plain)),
+        ledger=tuple(Account.model_validate(clean(row)) for row in ledger),
         curves=tuple(
             trained
             for name, folder in folders.items()
@@ -91,7 +101,7 @@ def _rows(
     """One row a step in the order of the chain; steps that are missing say what to type."""
     for kind, command in COMMANDS.items():
         names = [name for name in folders if _kind(name) == kind]
-        if kind == "data" or (kind == "views" and not names):  # a teacher that looks on live needs none
+        if kind == "data" or (kind in OPTIONAL and not names):
             continue
         for name in names:
             yield _row(name, folders, answers, benches.get(name))
@@ -172,6 +182,8 @@ def _what(name: str, folder: Folder, model: Mapping[str, Any]) -> str:
         looked_on = f" ({folder.metrics['views']})" if "views" in folder.metrics else ""
         taught = method(folder) not in ("", "ce")
         return f"{network} taught by {method(folder)}{looked_on}" if taught else f"{network}, labels only"
+    if kind == "qat":
+        return f"{network} trained on, rounded as its {params.get('scheme', 'int8')} file will be"
     if kind == "graph":
         return f"{network} as fp32 ONNX, opset {model.get('opset', params.get('opset', '?'))}"
     if kind == "quantized":

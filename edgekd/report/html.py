@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from edgekd.report import words
+from edgekd.report import accounts, words
 from edgekd.report.folder import flat
 from edgekd.report.schema import Facts
 from edgekd.report.text import as_json
@@ -22,7 +22,7 @@ TABLE_CLASSES = 20  # classes up to which the confusion matrix is also a table; 
 def render(facts: Facts) -> str:
     """The whole page; the same facts give the same text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"words": words, "table_classes": TABLE_CLASSES}
+    environment.globals |= {"words": words, "accounts": accounts, "table_classes": TABLE_CLASSES}
     template = resources.files("edgekd.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(template).render(
         facts=facts,
@@ -58,6 +58,8 @@ def pictures(facts: Facts) -> dict[str, str]:
     drawn: dict[str, str] = {}
     if any(row.state == "ok" and row.top1_percent is not None for row in facts.stages):
         drawn["accuracy"] = plots.accuracy(facts.stages, "accuracy")
+    if any(row.origin is not None for row in facts.ledger):
+        drawn["ledger"] = plots.losses(facts.ledger, "ledger")
     for i, curve in enumerate(facts.curves):
         drawn[f"curve-{i}"] = plots.curves(curve, f"curve-{i}")
     if facts.shipped is not None:

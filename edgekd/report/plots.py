@@ -1,6 +1,6 @@
 """Facts -> pictures: inline SVG, drawn by matplotlib without a display. Beside `compared_plot`, the only file that imports matplotlib.
 
-Longer than others: six pictures that share one style. Text stays text; a colour of PALETTE becomes a CSS variable of the page.
+Longer than others: seven pictures that share one style. Text stays text; a colour of PALETTE becomes a CSS variable of the page.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from edgekd.report import svg, words
-from edgekd.report.schema import Attention, Curve, Evaluation, Histogram, Latency, StageRow
+from edgekd.report.schema import Account, Attention, Curve, Evaluation, Histogram, Latency, StageRow
 
 PALETTE = {  # light values; the page gives dark ones. Told apart by people with any colour vision, and in grey
     "#1c2430": "--ink",
@@ -93,6 +93,28 @@ def accuracy(stages: Sequence[StageRow], name: str) -> str:
         ax.set_xlabel("top-1 on test (%), with 95 % interval")
         described = "; ".join(f"{row.step} {words.percent(top1)} %" for row, top1 in rows)
         return _svg(figure, name, "Top-1 per step", f"{described}.")
+
+
+def losses(rows: Sequence[Account], name: str) -> str:
+    """Drop of every step since the student, up to its bound; a mark where the gate ends."""
+    found = [(row, row.origin) for row in rows if row.origin is not None]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.75 + 0.33 * len(found)), layout="constrained")
+        ax = figure.subplots()
+        ax.axvline(0, color=MUTED, linewidth=1.0)
+        for y, (row, loss) in enumerate(found):
+            _interval(ax, y, loss.drop_pp, loss.low_pp, loss.bound_pp, f"{words.signed(loss.drop_pp)}")
+            if row.gate is not None:
+                colour = SERIES[2] if row.gate.passed else SERIES[1]
+                ax.plot([row.gate.budget_pp], [y], "|", color=colour, markersize=14, markeredgewidth=2.4)
+        _named_rows(ax, [row.step for row, _ in found])
+        ax.set_xlabel("top-1 lost since the student (points), with its one-sided 95 % bounds; upright mark: the gate")
+        described = "; ".join(
+            f"{row.step} {words.signed(loss.drop_pp)}, at most {loss.bound_pp:.3f}"
+            + ("" if row.gate is None else f", gate {row.gate.budget_pp:g} {'passed' if row.gate.passed else 'FAILED'}")
+            for row, loss in found
+        )
+        return _svg(figure, name, "Top-1 lost since the student, percentage points", f"{described}.")
 
 
 def confusion(found: Evaluation, name: str) -> str:

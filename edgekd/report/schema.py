@@ -205,6 +205,63 @@ class DataFacts(Fact):
     roles: tuple[tuple[str, str], ...]
 
 
+class Compared(Fact):
+    """Top-1 lost against another step on the same images.
+
+    Attributes:
+        to: The other step.
+        drop_pp: Percentage points; negative: gained.
+        low_pp: One-sided 95 % lower bound.
+        bound_pp: One-sided 95 % upper bound.
+        lost: Images that only the other got right.
+        gained: Images that only this one got right.
+        changed: Images answered differently.
+    """
+
+    to: str
+    n: int
+    lost: int
+    gained: int
+    changed: int
+    drop_pp: float
+    low_pp: float
+    bound_pp: float
+    agreement_percent: float
+    verdict: str
+
+
+class Gated(Fact):
+    """What the recipe's gate says of a step; the figures are None where it answered other images."""
+
+    passed: bool
+    budget_pp: float
+    key: str
+    to: str
+    text: str
+    hint: str = ""
+    drop_pp: float | None = None
+    bound_pp: float | None = None
+    n: int | None = None
+
+
+class Account(Fact):
+    """One row of the accuracy ledger.
+
+    Attributes:
+        previous: Against the nearest step upstream.
+        origin: Against the student; None for itself and its teacher.
+        gate: None: nothing is demanded of it.
+    """
+
+    step: str
+    artifact: str
+    top1_percent: Number
+    previous: Compared | None = None
+    origin: Compared | None = None
+    gate: Gated | None = None
+    verdict: str = ""
+
+
 class Link(Fact):
     """One artifact of the chain and what it was made from."""
 
@@ -228,6 +285,7 @@ class Facts(Fact):
     recipe: dict[str, Any] | None
     reconstruction: str | None
     stages: tuple[StageRow, ...]
+    ledger: tuple[Account, ...] = ()
     curves: tuple[Curve, ...]
     shipped: Evaluation | None
     latency: tuple[Latency, ...]

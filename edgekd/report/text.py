@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgekd.report import words
+from edgekd.report import accounts, words
 from edgekd.report.schema import Facts, StageRow
 
 if TYPE_CHECKING:
@@ -35,21 +36,47 @@ def renderable(facts: Facts) -> RenderableType:
     for row in facts.stages:
         style = {"void": "red", "not run": "dim", "skipped": "dim"}.get(row.state, "")
         table.add_row(*(Text(_two_lines(cell)) for cell in cells(row)), style=style)
-    return Group(table, *(Text(line) for line in notes(facts)))
+    return Group(table, *(Text(line) for line in notes(facts)), *_accounts(facts))
 
 
 def plain(facts: Facts) -> str:
     """The same without colour, boxes or a width: columns of text, for a pipe or a log."""
-    rows = [COLUMNS, *(cells(row) for row in facts.stages)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    right = [column in NUMERIC for column in COLUMNS]
-    lines = [facts.name]
+    lines = [facts.name, *_columns([COLUMNS, *(cells(row) for row in facts.stages)], NUMERIC), *notes(facts)]
+    if facts.ledger:
+        rows = [accounts.cells(row.model_dump()) for row in facts.ledger]
+        lines += [accounts.TITLE, *_columns([accounts.COLUMNS, *rows], accounts.NUMERIC), accounts.LEGEND]
+    return "\n".join(lines)
+
+
+def _columns(rows: Sequence[Sequence[str]], numeric: Collection[str]) -> list[str]:
+    """Rows as lines, the first of them the names of the columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    right = [column in numeric for column in rows[0]]
+    lines = []
     for row in rows:
         padded = [
             cell.rjust(width) if end else cell.ljust(width) for cell, width, end in zip(row, widths, right, strict=True)
         ]
         lines.append("  ".join(padded).rstrip())
-    return "\n".join([*lines, *notes(facts)])
+    return lines
+
+
+def _accounts(facts: Facts) -> list[RenderableType]:
+    """The accuracy ledger for a terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not facts.ledger:
+        return []
+    table = Table(box=box.SIMPLE_HEAD, title=Text(accounts.TITLE), title_justify="left", pad_edge=False)
+    for column in accounts.COLUMNS:
+        justify: Literal["right", "left"] = "right" if column in accounts.NUMERIC else "left"
+        table.add_column(Text(_two_lines(column)), justify=justify, overflow="fold")
+    for row in facts.ledger:
+        style = "red" if row.gate is not None and not row.gate.passed else ""
+        table.add_row(*(Text(_two_lines(cell)) for cell in accounts.cells(row.model_dump())), style=style)
+    return [table, Text(accounts.LEGEND)]
 
 
 def cells(row: StageRow) -> tuple[str, ...]:
