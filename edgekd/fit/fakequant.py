@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from edgekd.errors import RecipeError
+from edgekd.models.fold import foldable, put
 from edgekd.taps import TapPoint
 
 LEVELS = 255  # largest value of an unsigned 8-bit activation
@@ -117,32 +118,78 @@ class RoundedBias(nn.Module):
         """The same shape."""
         source, layer = self.read
         weight: Any = layer.parametrizations.weight  # type: ignore[union-attr]
-        step: Tensor = source.step.detach() * weight[0].step(weight.original).flatten()
-        rounded: Tensor = bias + ((bias / step).round() * step - bias).detach()
-        return rounded
+        return _in_steps(bias, source.step.detach() * weight[0].step(weight.original).flatten())
+
+
+class FoldedConv(nn.Module):
+    """A convolution and the BatchNorm behind it as the one convolution of the file, rounded, while both go on learning.
+
+    While BatchNorm learns, what the folded and rounded weight gives is unfolded again and normalised by its batch; once its
+    statistics are frozen this is the convolution of the file.
+
+    Source: Krishnamoorthi, Quantizing deep convolutional networks for efficient inference, 2018, section 3.2.2.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, norm
+        self.rounded: RoundedWeight | None = None
+        self.source: tuple[Rounded, ...] = ()  # a tuple: it stands elsewhere in the network
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """(weight, bias) of the one convolution, float; in the order of operations of `fold_batchnorm`."""
+        norm, bias = self.norm, self.conv.bias
+        assert norm.running_mean is not None and norm.running_var is not None
+        inverse = torch.rsqrt(norm.running_var + norm.eps)
+        weight = self.conv.weight * (norm.weight * inverse).view(-1, 1, 1, 1)
+        before = torch.zeros_like(norm.running_mean) if bias is None else bias
+        return weight, (before - norm.running_mean) * inverse * norm.weight + norm.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, outputs, H', W'], normalised."""
+        weight, bias = self.folded()
+        if self.rounded is not None:
+            step = self.rounded.step(weight).flatten()
+            weight = self.rounded(weight)
+            bias = _in_steps(bias, self.source[0].step.detach() * step) if self.source else bias
+        conv = self.conv
+        if not self.norm.training:
+            whole: Tensor = conv._conv_forward(x, weight, bias)
+            return whole
+        assert self.norm.running_var is not None
+        ratio = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
+        ratio = torch.where(ratio == 0, 1.0, ratio).view(-1, 1, 1, 1)
+        normalised: Tensor = self.norm(conv._conv_forward(x, weight, None) / ratio.view(1, -1, 1, 1))
+        return normalised
 
 
 class FakeQuantized(nn.Module):
     """A network whose weights and activations are rounded as those of an int8 file. Made by `fake_quantized`.
 
-    A BatchNorm that is left in it keeps its statistics.
+    BatchNorm goes by its batches in the first half of the epochs, and keeps its statistics, as the file does, in the second.
     """
 
     def __init__(self, graph: fx.GraphModule, points: Mapping[str, TapPoint]) -> None:
         super().__init__()
         self.graph = graph
         self.points = dict(points)
+        self.frozen = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, classes] of normalised images [B, C, H, W]."""
         logits: Tensor = self.graph(x)
         return logits
 
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Freeze BatchNorm where it is time; see `Paced`."""
+        self.frozen = epoch >= (epochs + 1) // 2
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> FakeQuantized:
-        """Everything but the statistics of BatchNorm."""
+        """As of any module, but for a BatchNorm that is frozen."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and self.frozen:
                 module.eval()
         return self
 
@@ -152,12 +199,16 @@ class FakeQuantized(nn.Module):
         return {name.removeprefix(PREFIX): (float(m.step.detach()), m.zero_point) for name, m in rounded.items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """The unrounded weights, under the names of the network that was traced."""
+        """The unrounded weights, under the names of the network with its BatchNorms folded."""
+        convolutions = {name: module for name, module in self.graph.named_modules() if isinstance(module, FoldedConv)}
+        hidden = (PREFIX, *(f"{name}." for name in convolutions))
         state = {
-            name.replace("parametrizations.", "").replace(".original", ""): tensor
-            for name, tensor in self.graph.state_dict().items()
+            _plain(name): tensor for name, tensor in self.graph.state_dict().items() if not name.startswith(hidden)
         }
-        return {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
+        for name, module in convolutions.items():
+            weight, bias = module.folded()
+            state |= {f"{name}.weight": weight.detach(), f"{name}.bias": bias.detach()}
+        return state
 
 
 PREFIX = "rounded_"
@@ -199,9 +250,9 @@ def fake_quantized(
     """A copy of the network that rounds what it is told to.
 
     Args:
-        network: Float, BatchNorms folded.
+        network: Float.
         points: Its taps; those of the result read the rounded values.
-        activations: What to round, by the nodes of `traced(network)`.
+        activations: What to round, by the nodes of the network with its BatchNorms folded, `traced`.
         weights: {module whose `weight` is rounded: one step for each output}.
         learned: Let the steps of the activations learn.
         biases: {module of `weights` whose `bias` is rounded: node of the activation that it reads}.
@@ -210,6 +261,11 @@ def fake_quantized(
         RecipeError: See `traced`.
     """
     network = copy.deepcopy(network)
+    for conv_path, norm_path in foldable(network):
+        conv, norm = network.get_submodule(conv_path), network.get_submodule(norm_path)
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        put(network, conv_path, FoldedConv(conv, norm))
+        put(network, norm_path, nn.Identity())
     graph, outputs = _graph(network)
     places = {node.name: node for node in graph.nodes}
     after: dict[fx.Node, fx.Node] = {}
@@ -229,16 +285,40 @@ def fake_quantized(
         read[tap] = TapPoint(f"{GRAPH}.tap_{tap.replace('.', '_')}", "output")
     made = fx.GraphModule(network, graph)
     for path, channels in weights.items():
-        parametrize.register_parametrization(made.get_submodule(path), "weight", RoundedWeight(channels))
+        _round_weight(made.get_submodule(path), channels)
     for path, node in (biases or {}).items():
-        layer, source = made.get_submodule(path), made.get_submodule(PREFIX + node)
+        source = made.get_submodule(PREFIX + node)
         assert isinstance(source, Rounded)
-        parametrize.register_parametrization(layer, "bias", RoundedBias(source, layer))
+        _round_bias(made.get_submodule(path), source)
     made.requires_grad_(True)
     for module in made.modules():
         if isinstance(module, Rounded):
             module.requires_grad_(learned)
     return FakeQuantized(made, read)
+
+
+def _round_weight(layer: nn.Module, channels: bool) -> None:
+    if isinstance(layer, FoldedConv):
+        layer.rounded = RoundedWeight(channels)
+    else:
+        parametrize.register_parametrization(layer, "weight", RoundedWeight(channels))
+
+
+def _round_bias(layer: nn.Module, source: Rounded) -> None:
+    if isinstance(layer, FoldedConv):
+        layer.source = (source,)
+    else:
+        parametrize.register_parametrization(layer, "bias", RoundedBias(source, layer))
+
+
+def _in_steps(value: Tensor, step: Tensor) -> Tensor:
+    """Rounded to whole steps; the gradient passes."""
+    return value + ((value / step).round() * step - value).detach()
+
+
+def _plain(name: str) -> str:
+    """The name of a tensor before its layer's rounding."""
+    return name.replace("parametrizations.", "").removesuffix(".original")
 
 
 def _behind(graph: fx.Graph, node: fx.Node, name: str) -> fx.Node:
@@ -254,6 +334,9 @@ def _graph(network: nn.Module) -> tuple[fx.Graph, dict[str, tuple[fx.Node, fx.No
     seen: dict[str, tuple[fx.Node, fx.Node]] = {}
 
     class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return isinstance(m, FoldedConv) or super().is_leaf_module(m, module_qualified_name)
+
         def call_module(self, m, forward, args, kwargs):  # type: ignore[no-untyped-def]
             output = super().call_module(m, forward, args, kwargs)
             if isinstance(output, fx.Proxy) and args and isinstance(args[0], fx.Proxy):

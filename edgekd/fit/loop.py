@@ -22,7 +22,7 @@ from edgekd.fit.lesson import averaged, synchronised
 from edgekd.fit.memory import memory_errors
 from edgekd.fit.meter import Meter
 from edgekd.fit.process import autocast, own_torch
-from edgekd.fit.protocol import Context, Progress, Teaching
+from edgekd.fit.protocol import Context, Paced, Progress, Teaching
 from edgekd.fit.request import FitResult, Settings, Side, Validate
 from edgekd.fit.state import State, pack, unpack
 from edgekd.fit.targets import class_weights, targets
@@ -152,6 +152,8 @@ class _Run:
         """Train one epoch; gives its history row."""
         settings, done, size = self.settings, self.state.epoch, self.settings.fit.batch_size
         meter = Meter(settings.where, done + 1, settings.device, self.group)
+        if isinstance(self.network, Paced):
+            self.network.begin_epoch(done, settings.fit.epochs)
         torch.manual_seed(seeding.derive(settings.seed, "network", done, *self.group.stream))  # dropout inside networks
         if not self.group.leads:  # noise of its own, and of each epoch: it is not in the checkpoint
             self.state.random.manual_seed(seeding.derive(settings.seed, "method", done, *self.group.stream))

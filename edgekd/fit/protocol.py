@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 import torch
@@ -74,3 +74,11 @@ class Teaching(Protocol):
 
     def diagnostics(self) -> Mapping[str, npt.NDArray[Any]]:
         """What the method can show of the steps since the last call; empty when nothing."""
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A network that behaves otherwise as its training goes on."""
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before each epoch, counted from 0, of so many in all."""

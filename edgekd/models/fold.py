@@ -17,15 +17,16 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     something else, and no family taps one that its own parent normalises.
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)
-    for conv_path, norm_path in _pairs(folded):
+    for conv_path, norm_path in foldable(folded):
         conv, norm = folded.get_submodule(conv_path), folded.get_submodule(norm_path)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-        _replace(folded, conv_path, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
-        _replace(folded, norm_path, nn.Identity())
+        put(folded, conv_path, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
+        put(folded, norm_path, nn.Identity())
     return folded.eval()
 
 
-def _pairs(network: nn.Module) -> list[tuple[str, str]]:
+def foldable(network: nn.Module) -> list[tuple[str, str]]:
+    """(convolution, BatchNorm behind it) by path, where `fold_batchnorm` folds."""
     try:
         graph = fx.symbolic_trace(network).graph
     except fx.proxy.TraceError:
@@ -45,9 +46,10 @@ def _pairs(network: nn.Module) -> list[tuple[str, str]]:
     return pairs
 
 
+def put(network: nn.Module, path: str, module: nn.Module) -> None:
+    """Set the module at a path of the network."""
+    setattr(network.get_submodule(_parent(path)), path.rpartition(".")[2], module)
+
+
 def _parent(path: str) -> str:
     return path.rpartition(".")[0]
-
-
-def _replace(network: nn.Module, path: str, module: nn.Module) -> None:
-    setattr(network.get_submodule(_parent(path)), path.rpartition(".")[2], module)

@@ -13,6 +13,7 @@ from edgekd.errors import RecipeError
 from edgekd.fit.fakequant import Activation, FakeQuantized, Rounded, RoundedWeight, fake_quantized, traced, values
 from edgekd.models.fold import fold_batchnorm
 from edgekd.taps import tapped
+from tests.tolerances import FOLDED_LOGITS
 
 assert SMALLEST
 
@@ -109,10 +110,10 @@ def test_a_network_of_each_family(family: str) -> None:
     seen = values(traced(folded), images)
     convolutions = {path: True for path, module in folded.named_modules() if isinstance(module, nn.Conv2d)}
     coarse = [Activation(node, float(v.abs().max()) / 100, 128) for node, v in seen.items() if v.is_floating_point()]
-    made = fake_quantized(folded, points, coarse, convolutions, learned=True)
+    made = fake_quantized(network, points, coarse, convolutions, learned=True)
     wanted = [(tap, "map") for tap in points if tap != "pooled"]
-    with tapped(made, made.points, wanted, (0.0,) * 3, (1.0,) * 3) as network, torch.no_grad():
-        _, taps = network.eval()(images)
+    with tapped(made, made.points, wanted, (0.0,) * 3, (1.0,) * 3) as tapping, torch.no_grad():
+        _, taps = tapping.eval()(images)
     for key, value in taps.items():
         levels = torch.unique(value)
         assert len(levels) <= 256, key
@@ -120,17 +121,43 @@ def test_a_network_of_each_family(family: str) -> None:
     assert set(made.steps()) == {activation.node for activation in coarse}
 
 
-def test_batchnorm_that_is_left_keeps_its_statistics() -> None:
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "torchvision:mobilenet_v3_small"])
+def test_batchnorm_goes_by_its_batches_and_then_keeps_its_statistics(name: str) -> None:
     random = seeded()
-    network = models.build("wrn_16_1", classes=4, generator=random)
-    folded = fold_batchnorm(settled(network, torch.randn(4, 3, 16, 16, generator=random), random))
-    norms = [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert norms  # pre-activation: not all can be folded
-    made = fake_quantized(folded, {}, [], {}, learned=True).train()
-    before = {name: b.clone() for name, b in made.named_buffers()}
-    made(torch.randn(4, 3, 16, 16, generator=random)).sum().backward()
-    assert before
-    assert [name for name, b in made.named_buffers() if not torch.equal(b, before[name])] == []
+    images = torch.randn(8, 3, 32, 32, generator=random)
+    network = settled(models.build(name, classes=4, generator=random), images, random)
+    made = fake_quantized(network, {}, [], {}, learned=True).train()
+    moved = []
+    for epoch in range(3):
+        made.begin_epoch(epoch, 3)
+        before = {key: b.clone() for key, b in made.named_buffers() if key.endswith(("mean", "var"))}
+        assert before
+        made(images + 1).sum().backward()
+        moved.append([key for key, b in made.named_buffers() if key in before and not torch.equal(b, before[key])])
+    assert len(moved[0]) == len(moved[1]) == len(before) and moved[2] == []
+    plain = {key: p.grad for key, p in made.named_parameters() if "conv" in key and key.endswith("weight")}
+    assert plain and not [key for key, grad in plain.items() if grad is None or not grad.isfinite().all()]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vgg8", "mobilenetv2_05"])
+def test_a_convolution_and_its_batchnorm_are_the_one_that_is_written(name: str) -> None:
+    """Before and behind the folding, learning and frozen: without rounding the same network; its weights those of the fold."""
+    random = seeded()
+    images = torch.randn(8, 3, 32, 32, generator=random)
+    network = settled(models.build(name, classes=4, generator=random), images, random)
+    made, folded = fake_quantized(network, {}, [], {}, learned=True), fold_batchnorm(network)
+    weights, expected = made.weights(), folded.state_dict()
+    assert sorted(weights) == sorted(expected)
+    for key, value in expected.items():
+        torch.testing.assert_close(weights[key], value)
+    with torch.no_grad():
+        whole, ours = network(images), made.eval()(images)
+        span = whole.max() - whole.min()
+        assert float((ours - whole).abs().max() / span) < FOLDED_LOGITS
+        for dropping in (m for m in (*network.modules(), *made.modules()) if isinstance(m, nn.Dropout)):
+            dropping.p = 0.0
+        whole, ours = network.train()(images), made.train()(images)  # both by their batch
+        assert float((ours - whole).abs().max() / (whole.max() - whole.min())) < FOLDED_LOGITS
 
 
 class Branching(nn.Module):

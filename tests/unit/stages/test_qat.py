@@ -167,7 +167,7 @@ def test_every_rounded_tensor_of_each_family_is_found(family: str, tmp_path: Pat
     found = placement.placement(folded, plain, rounded, images.numpy())
     asked = [n for n in onnxfile.load(rounded).graph.node if n.op_type == "QuantizeLinear"]
     assert len(found.nodes) == len(asked) > 5
-    made = fake_quantized(folded, {}, found.activations, found.weights, learned=False, biases=found.biases).eval()
+    made = fake_quantized(network, {}, found.activations, found.weights, learned=False, biases=found.biases).eval()
     with torch.no_grad():
         ours, whole = made(images).numpy(), folded(images).numpy()
     file = infer(session(rounded), images.numpy())
@@ -178,7 +178,8 @@ def test_values_that_share_their_steps_in_the_file_share_them_in_training(tmp_pa
     """The file of a network with max pooling takes the ranges that its training gives."""
     random = seeded()
     images = torch.randn(8, 3, 32, 32, generator=random)
-    folded = fold_batchnorm(settled(models.build("vgg8", classes=10, generator=random), images, random))
+    network = settled(models.build("vgg8", classes=10, generator=random), images, random)
+    folded = fold_batchnorm(network)
     plain, rounded, again = (tmp_path / f"{name}.onnx" for name in ("graph", "quantized", "again"))
     onnxfile.save(onnxfile.strip(tracing.trace(folded, 3, (32, 32), onnxfile.OPSET)), plain)
     quantizer = registry.construct("quantizers", "ptq", {"calibrate": "minmax"})
@@ -186,7 +187,7 @@ def test_values_that_share_their_steps_in_the_file_share_them_in_training(tmp_pa
     quantizer.quantize(plain, rounded, calibration=[images.numpy()], scheme="u8s8")
     found = placement.placement(folded, plain, rounded, images.numpy())
     assert [activation for activation in found.activations if activation.like is not None]
-    made = fake_quantized(folded, {}, found.activations, found.weights, learned=True, biases=found.biases)
+    made = fake_quantized(network, {}, found.activations, found.weights, learned=True, biases=found.biases)
     for name, ratio in made.named_parameters():
         if name.endswith("ratio"):
             ratio.data.uniform_(-0.2, 0.2, generator=random)
