@@ -188,7 +188,7 @@ class Qat(Section):
     """
 
     epochs: int = Field(10, ge=1)
-    lr: float = Field(0.005, gt=0)
+    lr: float = Field(0.01, gt=0)
     schedule: Literal["step", "cosine", "one-cycle"] = "cosine"
     calibrate: str = Field("mse", description="where the ranges start: a calibrator of the quantizer ptq")
     images: int = Field(512, ge=1, description="training images that the ranges start from")

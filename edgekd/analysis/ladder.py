@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgekd import agreement
 from edgekd.analysis.parity import Logits, ParityReport, fake_quant_parity, fp16_parity, fp32_parity, int8_parity
 from edgekd.errors import CheckFailed
-from edgekd.profiles import FP32_MAX_ERROR_TO_RANGE
+from edgekd.profiles import FP32_MAX_ERROR_TO_RANGE, QAT_PARITY
 
 State = Literal["origin", "ok", "fails", "not run"]
 INPUT, LABELS = "input", "labels"
@@ -80,6 +80,7 @@ class Answers:
         bounds: Of its export target, by name; edgekd's own where there is none.
         stored: They were kept in float16, not computed now.
         note: How they were had.
+        trained: Of a network that was trained rounded, or of a file with its ranges.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Answers:
     bounds: Mapping[str, float] = field(default_factory=dict)
     stored: bool = False
     note: str = ""
+    trained: bool = False
 
 
 def origin_rung(answers: Answers, labels: npt.NDArray[np.int64]) -> Rung:
@@ -134,6 +136,8 @@ def verdict(found: Answers, before: Answers) -> ParityReport:
             found.logits,
             bound + slack / (agreement.logit_range(before.logits) or 1.0) if slack else bound,
         )
+    if found.trained and before.scheme == "none":
+        return int8_parity(before.logits, found.logits, **QAT_PARITY)
     if before.scheme == "fake_quant" and found.scheme != "none":
         turned = int(np.sum(before.logits.argmax(axis=1) != found.logits.argmax(axis=1)))
         # of fewer than 1,000 images one is more than the 0.1 % that may turn, and is no evidence of it

@@ -113,7 +113,8 @@ class _Climb:
         if isinstance(item, Twin):
             self.networks[item.name] = item.build()
         bounds = item.bounds if isinstance(item, File) else {}
-        found = Answers(item.name, self._answer(item.name, self.given), item.scheme, bounds, note="run now")
+        logits, trained = self._answer(item.name, self.given), self._trained(item)
+        found = Answers(item.name, logits, item.scheme, bounds, note="run now", trained=trained)
         self.answers[item.name] = found
         if not item.before:
             return ladder.origin_rung(found, self.parts.labels)
@@ -126,6 +127,10 @@ class _Climb:
             return rung
         return self.tensors.compared(rung, item, before, every=self.every_tensor)
 
+    def _trained(self, item: File | Stored | Twin) -> bool:
+        """Whether it is the network that was trained rounded, or was made of it."""
+        return isinstance(item, Twin) or (item.before in self.answers and self.answers[item.before].trained)
+
     def _stored(self, item: Stored) -> Rung:
         """Answers that were kept: held against those of the rung before for the same images."""
         place = {int(row): at for at, row in enumerate(item.rows)}
@@ -133,7 +138,8 @@ class _Climb:
         if not len(here):
             return Rung(item.name, "not run", item.before, f"{item.note}: kept of other images")
         kept = item.logits[[place[int(self.parts.rows[at])] for at in here]]
-        found = Answers(item.name, kept.astype(np.float32), item.scheme, item.bounds, True, item.note)
+        logits, trained = kept.astype(np.float32), self._trained(item)
+        found = Answers(item.name, logits, item.scheme, item.bounds, True, item.note, trained)
         before, origin = (
             replace(answers, logits=answers.logits[here]) for answers in (self.answers[item.before], self.origin)
         )

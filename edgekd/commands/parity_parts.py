@@ -204,7 +204,7 @@ def _twin(made: Mapping[str, Artifact], network: nn.Module) -> Twin | None:
             shown = normalize.apply(file["images"], *normalization(read_json(made["qat"].path / FACTS)))
         placed = placement(network, made["graph"].path / MODEL, quantized.path / MODEL, shown)
         scales = {placed.nodes[name]: own for name, own in told["ranges"].items()}
-        trained = [replace(one, **scales[one.node]) for one in placed.activations]
+        trained = [replace(one, **scales[one.like or one.node]) for one in placed.activations]
         return fake_quantized(network, {}, trained, placed.weights, False, placed.biases).eval()
 
     return Twin("qat", "graph", "fake_quant", build)

@@ -19,6 +19,7 @@ from edgekd.errors import IntegrityError, RecipeError
 from edgekd.onnxrun import evaluate_onnx
 from edgekd.params import QuantizeParams
 from edgekd.predictions import Predictions
+from edgekd.profiles import QAT_PARITY
 from edgekd.quantizers.base import Judge, Quantizer, Range
 from edgekd.stages import judge as judging
 from edgekd.stages.base import RunContext, StageResult
@@ -98,7 +99,8 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
     predictions.save(out, answers)
     test = arrays.images("test")
     wanted = evaluate_onnx(graph, test.images, test.rows, *norm, context.threads)
-    report = (fp16_parity if params.scheme == "fp16" else int8_parity)(wanted, found)
+    bounds = {} if ranges is None else QAT_PARITY
+    report = fp16_parity(wanted, found) if params.scheme == "fp16" else int8_parity(wanted, found, **bounds)
     reports = {"test": report}
     if ranges is not None:
         reports["fake_quant"] = _against_trained(inputs["qat"], answers.of("test"), found)

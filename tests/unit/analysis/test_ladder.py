@@ -63,6 +63,15 @@ def test_one_image_of_a_few_hundred_is_no_share(logits, turned, state):
     assert ladder.rung(Answers("made", other, "u8s8"), before, before, LABELS).state == state
 
 
+@pytest.mark.parametrize(("trained", "state"), [(True, "ok"), (False, "fails")])
+def test_what_was_trained_rounded_is_not_held_to_its_float_weights(logits, trained, state):
+    source = Answers("graph", logits)
+    for scheme in ("fake_quant", "u8s8"):
+        found = Answers("made", noisy(logits, 20), scheme, trained=trained)
+        assert ladder.rung(found, source, source, LABELS).state == state
+    assert ladder.rung(Answers("made", noisy(logits, 5), "u8s8", trained=True), source, source, LABELS).state == "fails"
+
+
 def test_bounds_of_a_target_are_asked(logits):
     source = Answers("source", logits)
     for bounds, state in (({}, "ok"), ({"min_sqnr_db": 35.0, "min_agreement_percent": 98.0}, "fails")):
