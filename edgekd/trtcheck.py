@@ -79,7 +79,7 @@ def _asked(path: Path, where: str) -> dict[str, Any]:
         raise MissingTool(where, found, "a whole package, or none", f"{INSTALL} --force-reinstall")
     if done.returncode < 0:
         found = f"TensorRT-RTX died of the file (signal {-done.returncode})"
-        raise CheckFailed(where, found, "a file that it builds", f"edgekd lint {path.name} --format trt")
+        raise CheckFailed(where, found, "a file that it builds", "--format tensorrt-fp16, or edgekd sensitivity")
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
         raise StageFailed(where, f"TensorRT-RTX ended with exit code {done.returncode}: {last[:400]}", "an answer")

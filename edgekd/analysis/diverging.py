@@ -122,12 +122,16 @@ def _is_half(model: ModelProto) -> bool:
 
 
 def _lost_db(value: Array, scale: float, zero_point: int, low: int, high: int) -> float:
-    """dB that rounding to this scale is worse than rounding to 8 bits over the tensor's own range."""
+    """dB that rounding to this scale is worse than rounding to 8 bits of its kind over the tensor's own range."""
     least, most = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
     if most == least:
         return 0.0
-    step = (most - least) / 255
-    ideal = _rounded(value, step, round(-least / step), 0, 255)
+    if low < 0 and zero_point == 0:  # of a symmetric scheme the best grid is symmetric, too
+        step, zero = max(-least, most) / high, 0
+    else:
+        step = (most - least) / (high - low)
+        zero = low + round(-least / step)
+    ideal = _rounded(value, step, zero, low, high)
     return ratio_db(value, ideal) - ratio_db(value, _rounded(value, scale, zero_point, low, high))
 
 

@@ -43,6 +43,7 @@ class Judged:
         budget_pp: What may have been lost since the origin up to here.
         key: The recipe's key that says so.
         loss: What was.
+        trained: Behind quantization-aware training, or it itself.
     """
 
     step: str
@@ -50,6 +51,7 @@ class Judged:
     budget_pp: float
     key: str
     loss: Loss
+    trained: bool = False
 
     @property
     def passed(self) -> bool:
@@ -82,11 +84,18 @@ class Judged:
         room = (self.budget_pp - self.loss.drop_pp) / 100
         larger = f"--set {self.key}=N with N above {self.loss.bound_pp:.3f}"
         if room <= 0:
-            where = "edgekd sensitivity shows the layers that lose it; --set quantize.use=mixed, or a qat section; "
-            return (where if self.step.startswith(("quantized", "bench")) else "edgekd parity; ") + f"or {larger}"
+            return f"{self._remedy()}, or {larger}"
         differing = (self.loss.lost + self.loss.gained) / self.loss.n
         images = 100 * math.ceil(LIKELY * differing / room**2 / 100)
         return f"the drop seen is inside, its bound is not: about {images:,} test images would show it; or {larger}"
+
+    def _remedy(self) -> str:
+        if kind(self.step) == "graph":
+            return "edgekd parity"
+        if kind(self.step) == "qat":
+            return "more qat.epochs, or a smaller qat.lr"
+        other = "more qat.epochs" if self.trained else "--set quantize.use=mixed, or (of a network) a qat section"
+        return f"edgekd sensitivity shows the layers that lose it; {other}"
 
 
 def routes(made_from: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
@@ -129,7 +138,8 @@ def judge(gate: Gate, route: Sequence[str], start: Artifact, made: Artifact) -> 
     before, after = answers(start), answers(made)
     if before is None or after is None:
         return None
-    return Judged(route[-1], made.id, *allowance(gate, route), loss(start.step, before, after))
+    found = loss(start.step, before, after)
+    return Judged(route[-1], made.id, *allowance(gate, route), found, "qat" in route)
 
 
 def kind(step: str) -> str:

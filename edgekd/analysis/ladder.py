@@ -6,20 +6,21 @@ Nothing is run here: logits come in, rungs go out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from edgekd import agreement
+from edgekd import agreement, stats
 from edgekd.analysis.parity import Logits, ParityReport, fake_quant_parity, fp16_parity, fp32_parity, int8_parity
 from edgekd.errors import CheckFailed
-from edgekd.profiles import FP32_MAX_ERROR_TO_RANGE, QAT_PARITY
+from edgekd.profiles import FAKE_QUANT_MIN_AGREEMENT_PERCENT, FP32_MAX_ERROR_TO_RANGE, QAT_PARITY
 
 State = Literal["origin", "ok", "fails", "not run"]
 INPUT, LABELS = "input", "labels"
-FEW = 1000
+SAMPLES = 0.99  # of samples of a file that turns as many answers as it may
 HALF_STEP = 2.0**-11  # largest rounding error of float16, relative
 
 
@@ -109,7 +110,8 @@ def rung(found: Answers, before: Answers, origin: Answers, labels: npt.NDArray[n
     n, share = len(labels), top1(found.logits, labels)
     try:
         report = verdict(found, before)
-        total = verdict(found, origin)
+        # a target's bounds are on what was exported, against its source
+        total = verdict(found if found.scheme == "none" else replace(found, bounds={}), origin)
         first, whole = figures(before.logits, found.logits), figures(origin.logits, found.logits)
     except CheckFailed as error:
         failed = (error.found,)
@@ -140,12 +142,17 @@ def verdict(found: Answers, before: Answers) -> ParityReport:
         return int8_parity(before.logits, found.logits, **QAT_PARITY)
     if before.scheme == "fake_quant" and found.scheme != "none":
         turned = int(np.sum(before.logits.argmax(axis=1) != found.logits.argmax(axis=1)))
-        # of fewer than 1,000 images one is more than the 0.1 % that may turn, and is no evidence of it
-        forgiven = 100.0 if turned <= 1 and len(found.logits) < FEW else None
+        forgiven = 100.0 if turned <= _by_chance(len(found.logits)) else None
         return fake_quant_parity(before.logits, found.logits, forgiven)
     if schemes <= {"none", "fp16"}:
-        return fp16_parity(before.logits, found.logits)
+        return fp16_parity(before.logits, found.logits, **found.bounds)
     return int8_parity(before.logits, found.logits, **found.bounds)
+
+
+def _by_chance(n: int) -> int:
+    """Answers that a file which turns no more than it may will have turned, at most, in nearly all samples of n images."""
+    mean = n * (1 - FAKE_QUANT_MIN_AGREEMENT_PERCENT / 100)
+    return next(k for k in count() if stats.poisson_limit(k, SAMPLES) >= mean)
 
 
 def figures(reference: Logits, other: Logits) -> dict[str, Any]:

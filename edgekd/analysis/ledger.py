@@ -65,7 +65,7 @@ def _row(
         budget, key = allowance(gate, way)
         unknown = {"passed": False, "budget_pp": budget, "key": key, "to": start}
         unknown |= {"text": f"FAILED: {OTHER_IMAGES}", "hint": "run the whole chain again"}
-        judged = Judged(name, artifact.id, budget, key, since_start).figures() if since_start else unknown
+        judged = Judged(name, artifact.id, budget, key, since_start, "qat" in way).figures() if since_start else unknown
     return {
         "step": name,
         "artifact": artifact.id,
@@ -102,7 +102,7 @@ def _made_from(artifacts: Mapping[str, Artifact]) -> dict[str, list[str]]:
 
 
 def _counts(name: str, artifact: Artifact) -> bool:
-    return kind(name) in SHOWN and artifact.metrics.get("verdict") != "void"
+    return kind(name) in SHOWN
 
 
 def _previous(name: str, made_from: Mapping[str, Sequence[str]], found: Mapping[str, Predictions]) -> str | None:

@@ -83,13 +83,13 @@ class Loss:
 
 
 def answers(artifact: Artifact) -> Predictions | None:
-    """What an artifact answered on test, rows ascending; None where it was not evaluated there.
+    """What an artifact answered on test, rows ascending; None where it was not evaluated there, or its measurement is void.
 
     Raises:
         IntegrityError: The file is not the one that was sealed: a verdict must not rest on it.
     """
     path = artifact.path / FILE
-    if not path.exists():
+    if not path.exists() or artifact.metrics.get("verdict") == "void":
         return None
     if artifact.manifest["files"].get(FILE, {}).get("sha256") != sha256_file(path):
         hint = "edgekd artifacts gc --yes removes damaged artifacts; the same run then makes them anew"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgekd import recipe as recipes
 from edgekd import records
 from edgekd.artifact import ID, STEP, Artifact
+from edgekd.commands.find_recipe import find_recipe
 from edgekd.durable import inside, write_whole
 from edgekd.errors import IntegrityError, UsageError
 from edgekd.pipeline import Outcome
@@ -96,6 +99,38 @@ def resolve(workspace: Path, reference: str) -> Artifact:
     if run is not None and reference in run.steps:
         return store.resolve(run.steps[reference])
     return store.resolve(reference)
+
+
+def last_run(workspace: Path, recipe: str, command: str) -> Run:
+    """The last run of a recipe file or name.
+
+    Args:
+        workspace: Where.
+        recipe: As typed.
+        command: What would run it.
+
+    Raises:
+        RecipeError: No such recipe.
+        UsageError: It was not run there.
+    """
+    name = recipes.load(find_recipe(recipe), []).name
+    run = next((run for run in all_runs(workspace) if run.name == name), None)
+    if run is None:
+        hint = f"edgekd {command} --recipe {shlex.quote(recipe)}"
+        raise UsageError(f"--recipe {recipe}", f"{name} was not run in {workspace}", "a run", hint)
+    return run
+
+
+def upstream(store: Store, last: Artifact) -> dict[str, Artifact]:
+    """{step: artifact} of one and of all that it was made from."""
+    found, waiting = {last.step: last}, [last]
+    while waiting:
+        for name in waiting.pop().inputs.values():
+            artifact = store.resolve(name)
+            if artifact.step not in found:
+                found[artifact.step] = artifact
+                waiting.append(artifact)
+    return found
 
 
 def artifacts(workspace: Path, run: Run) -> dict[str, Artifact]:

@@ -98,13 +98,7 @@ def _looked_up(recipe: Recipe, folder: Path | None, options: LedgerOptions, cons
 
 def _chain_of(store: Store, chosen: Artifact) -> dict[str, Artifact]:
     """An artifact, everything that it was made from, and the newest of each step that was made from those alone."""
-    chain, waiting = {chosen.step: chosen}, [chosen]
-    while waiting:
-        for name in waiting.pop().inputs.values():
-            artifact = store.resolve(name)
-            if artifact.step not in chain:
-                chain[artifact.step] = artifact
-                waiting.append(artifact)
+    chain = current.upstream(store, chosen)
     later = sorted((a for a in store.all() if a.step not in chain and a.inputs), key=age, reverse=True)
     found = True
     while found:

@@ -79,6 +79,6 @@ def _family(format_: str | None, own: str | None) -> str:
     if asked is None:
         raise UsageError("--format", "is missing", "one of: " + ", ".join(families), f"--format {families[-1]}")
     family = known[asked].family if asked in known and asked not in families else asked
-    if family not in families:
+    if family not in families and format_ is not None:  # an artifact's own family may have none
         raise RecipeError("--format", f"no rules for {asked!r}", nearest(asked, {*families, *known}), "edgekd formats")
     return family

@@ -12,9 +12,8 @@ from edgekd.analysis import ladder
 from edgekd.analysis.ladder import INPUT, LABELS, Rung
 from edgekd.artifact import Artifact
 from edgekd.commands import WORKSPACE, current, output
-from edgekd.commands.find_recipe import find_recipe
 from edgekd.console import Console
-from edgekd.errors import CheckFailed, UsageError
+from edgekd.errors import CheckFailed
 from edgekd.store import Store
 
 COLUMNS = ("rung", "", "against", "n", "top-1 %", "same %", "SQNR dB", "max error", "/ range", "KL", "beyond margin")
@@ -48,7 +47,7 @@ def parity(options: ParityOptions) -> None:
     from edgekd.commands.parity_parts import gather
 
     rungs = climb(gather(made, options.images, options.threads, console), tensors=options.tensors)
-    wrong = _failure(rungs)
+    wrong = _failure(rungs, _place(options))
     if options.json:
         facts = {"artifacts": {step: a.id for step, a in made.items()}, "rungs": [rung.json() for rung in rungs]}
         if wrong is not None:
@@ -66,13 +65,7 @@ def _made(options: ParityOptions, console: Console) -> Mapping[str, Artifact]:
     if options.source is not None:
         return _chain(options.workspace, current.resolve(options.workspace, options.source), console)
     if options.recipe is not None:
-        from edgekd import recipe as recipes
-
-        name = recipes.load(find_recipe(options.recipe), []).name
-        run = next((run for run in current.all_runs(options.workspace) if run.name == name), None)
-        if run is None:
-            hint = f"edgekd run --recipe {shlex.quote(options.recipe)}"
-            raise UsageError(f"--recipe {options.recipe}", f"{name} was not run in {options.workspace}", "a run", hint)
+        run = current.last_run(options.workspace, options.recipe, "run")
         return current.artifacts(options.workspace, run)
     run = current.require(options.workspace, "a run with an exported file")
     console.log(f"parity of {run.name} (the current run of {options.workspace})")
@@ -81,45 +74,45 @@ def _made(options: ParityOptions, console: Console) -> Mapping[str, Artifact]:
 
 def _chain(workspace: Path, last: Artifact, console: Console) -> Mapping[str, Artifact]:
     """An artifact and all that it was made from, upstream first."""
-    store, found = Store(workspace), {last.step: last}
-    waiting = [last]
-    while waiting:
-        for name in waiting.pop().inputs.values():
-            artifact = store.resolve(name)
-            if artifact.step not in found:
-                found[artifact.step] = artifact
-                waiting.append(artifact)
     console.log(f"parity of {last.id} (chosen with --from)")
     order = ("data", "teacher", "views", "student", "qat", "graph", "quantized", "export", "bench")
-    return dict(sorted(found.items(), key=lambda item: order.index(item[0].partition("/")[0])))
+    return dict(
+        sorted(
+            current.upstream(Store(workspace), last).items(), key=lambda item: order.index(item[0].partition("/")[0])
+        )
+    )
 
 
-def _failure(rungs: Sequence[Rung]) -> CheckFailed | None:
+def _failure(rungs: Sequence[Rung], place: str) -> CheckFailed | None:
     rung = ladder.first_failing(rungs)
     if rung is None:
         return None
     found = "; ".join(rung.failures)
     if rung.attributed != rung.name:
         found += f": {rung.attributed} is at fault, not the network"
-    return CheckFailed(f"parity: {rung.name}", found, rung.expected, _hint(rung))
+    return CheckFailed(f"parity: {rung.name}", found, rung.expected, _hint(rung, place))
 
 
-def _hint(rung: Rung) -> str:
+def _hint(rung: Rung, place: str) -> str:
     if rung.attributed == INPUT:
-        return "feed it as `edgekd.input` inside the file says; edgekd export writes it again"
+        return f"feed it as `edgekd.input` inside the file says; edgekd export{place} writes it again"
     if rung.attributed == LABELS:
-        return "take the order of labels.txt beside the file; edgekd export writes it again"
+        return f"take the order of labels.txt beside the file; edgekd export{place} writes it again"
     if rung.first is None:
-        return "edgekd parity --tensors"
+        return f"edgekd parity --tensors{place}"
     kind = rung.name.partition("/")[0]
     if kind == "quantized":
-        return "edgekd quantize --force, then edgekd parity --tensors"
-    return f"edgekd {'export' if kind in ('graph', 'export') else 'bench'} --force, then edgekd parity --tensors"
+        return f"edgekd quantize --force{place}, then edgekd parity --tensors{place}"
+    remade = "export" if kind in ("graph", "export") else "bench"
+    return f"edgekd {remade} --force{place}, then edgekd parity --tensors{place}"
 
 
 def _next(options: ParityOptions) -> str:
-    place = "" if options.workspace == WORKSPACE else f" --workspace {shlex.quote(str(options.workspace))}"
-    return ("edgekd eval" if options.tensors else "edgekd parity --tensors") + place
+    return ("edgekd eval" if options.tensors else "edgekd parity --tensors") + _place(options)
+
+
+def _place(options: ParityOptions) -> str:
+    return "" if options.workspace == WORKSPACE else f" --workspace {shlex.quote(str(options.workspace))}"
 
 
 def _print(rungs: Sequence[Rung], tensors: bool) -> None:

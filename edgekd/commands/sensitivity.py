@@ -14,7 +14,6 @@ from edgekd import registry
 from edgekd.analysis import sensitivity as rows
 from edgekd.artifact import Artifact
 from edgekd.commands import WORKSPACE, current, output
-from edgekd.commands.find_recipe import find_recipe
 from edgekd.console import Console
 from edgekd.durable import inside, write_whole
 from edgekd.errors import RecipeError, UsageError
@@ -65,7 +64,8 @@ def sensitivity(options: SensitivityOptions) -> None:
 
     write_whole(folder / PICTURE, sensitivity_plot.png(facts))
     write_whole(folder / TABLE, json.dumps(facts, indent=1, ensure_ascii=False).encode())
-    following = f"edgekd quantize --set quantize.use=mixed{_place(options)}"
+    remedy = "qat.epochs=N" if "qat" in made else "quantize.use=mixed"  # mixed has no use for trained ranges
+    following = f"edgekd quantize --set {remedy}{_place(options)}"
     if options.json:
         output.print_json({**facts, "picture": str(folder / PICTURE), "next": following})
         return
@@ -79,30 +79,16 @@ def _chosen(options: SensitivityOptions, console: Console) -> tuple[Recipe, Mapp
         last = current.resolve(options.workspace, options.source)
         console.log(f"sensitivity of {last.id} (chosen with --from)")
         values = last.manifest.get("recipe", {})
-        return recipes.from_dict(values, f"recipe of {last.id}", overrides), _chain(Store(options.workspace), last)
-    run = current.require(options.workspace, "a run with a float graph") if options.recipe is None else None
-    if options.recipe is not None:
-        name = recipes.load(find_recipe(options.recipe), []).name
-        run = next((run for run in current.all_runs(options.workspace) if run.name == name), None)
-        if run is None:
-            hint = f"edgekd quantize --recipe {shlex.quote(options.recipe)}{_place(options)}"
-            raise UsageError(f"--recipe {options.recipe}", f"{name} was not run in {options.workspace}", "a run", hint)
-    assert run is not None
+        return recipes.from_dict(values, f"recipe of {last.id}", overrides), current.upstream(
+            Store(options.workspace), last
+        )
+    if options.recipe is None:
+        run = current.require(options.workspace, "a run with a float graph")
+    else:
+        run = current.last_run(options.workspace, options.recipe, "quantize")
     console.log(f"sensitivity of {run.name} (a run of {options.workspace})")
     made = current.artifacts(options.workspace, run)
     return recipes.from_dict(run.recipe, f"recipe {run.name}", overrides), made
-
-
-def _chain(store: Store, last: Artifact) -> dict[str, Artifact]:
-    """An artifact and all that it was made from."""
-    found, waiting = {last.step: last}, [last]
-    while waiting:
-        for name in waiting.pop().inputs.values():
-            artifact = store.resolve(name)
-            if artifact.step not in found:
-                found[artifact.step] = artifact
-                waiting.append(artifact)
-    return found
 
 
 def _params(recipe: Recipe, scheme: str | None) -> QuantizeParams:
