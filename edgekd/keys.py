@@ -20,6 +20,7 @@ from edgekd.params import (
     BenchParams,
     DataParams,
     Params,
+    QatParams,
     QuantizeParams,
     StudentParams,
     TeacherParams,
@@ -29,6 +30,7 @@ from edgekd.plan import Step
 from edgekd.recipe import Fit
 from edgekd.stages import joint
 from edgekd.stages.base import RunContext
+from edgekd.validation import QAT_STARTS
 
 FILES = ("checkpoint", "weights", "onnx")  # parameters that name a file; beside each stands `<name>_sha256`
 
@@ -120,6 +122,11 @@ def keyed(step: Step, inputs: Mapping[str, Artifact], settings: Settings) -> Key
     if step.plugin is not None:
         group, name = step.plugin
         material["plugin"] = {"group": group, "name": name, "version": registry.find(group, name).version}
+        if isinstance(
+            step.params, QatParams
+        ):  # where it rounds, and its first ranges, are what that quantizer's file says
+            starts = registry.find("quantizers", QAT_STARTS)
+            material["plugin"]["starts"] = {"name": starts.name, "version": starts.version}
         if isinstance(step.params, StudentParams | QuantizeParams):
             own = step.params.args if isinstance(step.params, QuantizeParams) else step.params.distill.args
             members = registry.members(group, name, own)

@@ -165,7 +165,7 @@ def _qat(recipe: Recipe, qat: Qat, student: Step) -> Step:
     fit = fitted.fit if fitted is not None else Fit()  # type: ignore[call-arg]
     changes = {
         "epochs": qat.epochs,
-        "lr": qat.lr,
+        "lr": fit.lr / 10 if qat.lr is None else qat.lr,
         "schedule": qat.schedule,
         "milestones": None,
         "warmup": 0.0,

@@ -184,11 +184,14 @@ class Distill(PluginSection):
 class Qat(Section):
     """Quantization-aware training: the student goes on learning, by the same method, rounded as its int8 file will be.
 
-    Batch size, optimizer, weight decay, label smoothing and device are those of the student's fit; arithmetic is float32.
+    Batch size, optimizer, weight decay, label smoothing and device are those of the student's fit (of an imported student: the
+    defaults of `fit`); arithmetic is float32.
     """
 
     epochs: int = Field(10, ge=1)
-    lr: float = Field(0.01, gt=0)
+    lr: float | None = Field(
+        None, gt=0, exclude_if=_absent, description="a tenth of that of the student's fit where left out"
+    )
     schedule: Literal["step", "cosine", "one-cycle"] = "cosine"
     calibrate: str = Field("mse", description="where the ranges start: a calibrator of the quantizer ptq")
     images: int = Field(512, ge=1, description="training images that the ranges start from")

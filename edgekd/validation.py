@@ -81,6 +81,9 @@ def _check_qat(recipe: Recipe) -> None:
     if recipe.student.onnx is not None:
         raise RecipeError("qat", "stands beside student.onnx, which cannot be trained on", "a network", "remove qat")
     registry.check("quantizers", QAT_STARTS, {"calibrate": recipe.qat.calibrate}, "qat")
+    if recipe.qat.calibrate == "auto":
+        found = "auto, which chooses among files, and none is made here"
+        raise RecipeError("qat.calibrate", found, "one calibrator", "--set qat.calibrate=mse")
     quantize = recipe.quantize
     if quantize.use != QAT_STARTS:
         found = f"{quantize.use} beside qat, whose ranges it has no use for"

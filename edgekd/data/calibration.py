@@ -11,13 +11,14 @@ from edgekd.errors import RecipeError
 CALIBRATION_STREAM = 2  # draws from PCG64([seed, 2]), apart from val (seed) and the train subset (1)
 
 
-def calibration_rows(roles: RoleArrays, images: int, seed: int) -> Rows:
+def calibration_rows(roles: RoleArrays, images: int, seed: int, where: str = "quantize.images") -> Rows:
     """Rows of the source's train split to calibrate with, stratified by label: the same for every quantizer.
 
     Args:
         roles: The roles of the step.
         images: How many.
         seed: The recipe's seed.
+        where: The recipe's key that asks for them.
 
     Returns:
         [images] int64, sorted.
@@ -27,7 +28,7 @@ def calibration_rows(roles: RoleArrays, images: int, seed: int) -> Rows:
     """
     train = roles.rows["train"]
     if not 0 < images <= len(train):
-        raise RecipeError("quantize.images", f"{images} images", f"1 to {len(train)}, the size of train")
+        raise RecipeError(where, f"{images} images", f"1 to {len(train)}, the size of train")
     return _choose(roles, images, np.random.Generator(np.random.PCG64([seed, CALIBRATION_STREAM])))
 
 

@@ -159,7 +159,10 @@ class FoldedConv(nn.Module):
         assert self.norm.running_var is not None
         ratio = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
         ratio = torch.where(ratio == 0, 1.0, ratio).view(-1, 1, 1, 1)
-        normalised: Tensor = self.norm(conv._conv_forward(x, weight, None) / ratio.view(1, -1, 1, 1))
+        plain = conv._conv_forward(x, weight, None) / ratio.view(1, -1, 1, 1)
+        if conv.bias is not None:  # the running mean has it in it: `folded` takes it off again
+            plain = plain + conv.bias.view(1, -1, 1, 1)
+        normalised: Tensor = self.norm(plain)
         return normalised
 
 
@@ -260,7 +263,7 @@ def fake_quantized(
     Raises:
         RecipeError: See `traced`.
     """
-    network = copy.deepcopy(network)
+    network = copy.deepcopy(network).eval()  # a trace in training would keep functional dropout for good
     for conv_path, norm_path in foldable(network):
         conv, norm = network.get_submodule(conv_path), network.get_submodule(norm_path)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)

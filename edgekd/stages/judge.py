@@ -9,10 +9,28 @@ from edgekd.data.normalize import Statistics
 from edgekd.data.roles import RoleArrays
 from edgekd.data.stratify import stratified
 from edgekd.errors import RecipeError
+from edgekd.params import Roles
 from edgekd.quantizers.base import Judge
+from edgekd.stages.base import RunContext
 
 MOST_TRAIN = 2000  # training images in the place of a validation part
 STREAM = 3  # draws from PCG64([seed, 3]), apart from val (seed), the train subset (1) and calibration (2)
+
+
+def require_train(where: str, images: int, wanted: Roles, context: RunContext) -> int | None:
+    """The number of training images as far as it is known before work, where that many can be calibrated on.
+
+    Raises:
+        RecipeError: They cannot.
+    """
+    if images < 1:
+        raise RecipeError(where, str(images), ">= 1")
+    train = wanted.train
+    if train is None and context.train_images is not None:
+        train = context.train_images - wanted.val
+    if train is not None and images > train:  # before training, not after it
+        raise RecipeError(where, f"{images} images", f"1 to {train}, the number of training images")
+    return train
 
 
 def judge(

@@ -9,18 +9,20 @@ Runs in one process.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import nn
 
 from edgekd import models, onnxfile, predictions, registry
 from edgekd.artifact import Artifact
 from edgekd.data import calibration, normalize
 from edgekd.distillers.base import Distiller
-from edgekd.errors import RecipeError
+from edgekd.errors import RecipeError, StageFailed
 from edgekd.fit import cached, compiling, ready, seeding
 from edgekd.fit.fakequant import FakeQuantized, fake_quantized, traced
 from edgekd.fit.loop import fit
@@ -30,6 +32,7 @@ from edgekd.models.fold import fold_batchnorm
 from edgekd.params import QatParams
 from edgekd.quantizers.base import Quantizer
 from edgekd.stages import evaluate, simplification, tracing
+from edgekd.stages import judge as judging
 from edgekd.stages.base import RunContext, StageResult
 from edgekd.stages.converted import normalization, read_json, write_json
 from edgekd.stages.placement import Placement, placement
@@ -76,7 +79,12 @@ def check(params: QatParams, context: RunContext) -> None:
         found = f"stands beside distill.use: {params.distill.use}, which ships layers of its own"
         raise RecipeError("qat", found, "a method whose student is shipped as it is", "remove qat")
     ready.check(params.fit, context.device, "qat", compile_allowed=context.compile)
-    traced(fold_batchnorm(evaluate.draft(params.model, context)))
+    judging.require_train("qat.images", params.images, params.roles, context)
+    draft = evaluate.draft(params.model, context)
+    if context.size is None:  # not known yet: the rest is seen once the data are there
+        traced(fold_batchnorm(draft))
+    else:
+        _try_placement(params, draft, context.channels or evaluate.RGB, context.size)
 
 
 def run(params: QatParams, inputs: Mapping[str, Artifact], out: Path, context: RunContext) -> StageResult:
@@ -123,22 +131,58 @@ def _start(params: QatParams, student: Artifact, data: evaluate.Data, context: R
     folded = fold_batchnorm(network)
     facts = read_json(student.path / evaluate.MODEL)
     normal = normalization(facts)
-    rows = calibration.calibration_rows(data.arrays, params.images, params.seed)
+    rows = calibration.calibration_rows(data.arrays, params.images, params.seed, "qat.images")
     images = data.arrays.images("train").images
     shown = normalize.apply(np.asarray(images[rows[:MATCHED]]), *normal)
     batches = (normalize.apply(images[rows[i : i + BATCH]], *normal) for i in range(0, len(rows), BATCH))
     context.console.log(
         f"qat: {model}, scheme {params.scheme}, ranges from {len(rows)} training images ({params.calibrate})"
     )
+    placed = _placed(folded, shown, batches, params.scheme, params.calibrate)
+    return _Start(network, folded, models.taps(model, network), model, normal, placed)
+
+
+def _placed(
+    folded: nn.Module,
+    shown: npt.NDArray[np.float32],
+    batches: Iterable[npt.NDArray[np.float32]],
+    scheme: str,
+    calibrate: str,
+) -> Placement:
+    """Where the int8 file of a folded network rounds, seen on images [n, C, H, W]; calibrated on batches of them."""
     with tempfile.TemporaryDirectory() as folder:
         graph, quantized = Path(folder) / "graph.onnx", Path(folder) / "quantized.onnx"
-        plain = tracing.trace(folded, facts["channels"], data.size, onnxfile.OPSET)
+        height, width = shown.shape[2:]
+        plain = tracing.trace(folded, shown.shape[1], (height, width), onnxfile.OPSET)
         onnxfile.save(simplification.simplify(onnxfile.strip(plain), "onnxsim", shown)[0], graph)
-        quantizer = registry.construct("quantizers", QAT_STARTS, {"calibrate": params.calibrate})
+        quantizer = registry.construct("quantizers", QAT_STARTS, {"calibrate": calibrate})
         assert isinstance(quantizer, Quantizer)
-        quantizer.quantize(graph, quantized, calibration=batches, scheme=params.scheme)
-        placed = placement(folded, graph, quantized, shown)
-    return _Start(network, folded, models.taps(model, network), model, normal, placed)
+        quantizer.quantize(graph, quantized, calibration=batches, scheme=scheme)
+        return placement(folded, graph, quantized, shown)
+
+
+def _try_placement(params: QatParams, draft: nn.Module, channels: int, size: tuple[int, int]) -> None:
+    """See on a network with made-up weights that everything which its file rounds is found in it.
+
+    Raises:
+        RecipeError: It is not.
+    """
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(MATCHED, channels, *size, generator=random)
+    for norm in (module for module in draft.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+        if norm.affine:  # uneven: no two values of the network shall be equal
+            nn.init.uniform_(norm.weight, 0.5, 1.5, generator=random)
+            nn.init.uniform_(norm.bias, -0.2, 0.8, generator=random)
+    with torch.no_grad():
+        draft.train()(images)
+    shown = images.numpy()
+    try:
+        _placed(fold_batchnorm(draft), shown, [shown], params.scheme, "minmax")
+    except StageFailed as error:
+        raise RecipeError(
+            "qat", f"{params.model}: {error.found}", "a network all of whose roundings are found", "remove qat"
+        ) from error
 
 
 def _fitted(

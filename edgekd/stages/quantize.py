@@ -15,7 +15,7 @@ from edgekd.analysis.parity import ParityReport, fake_quant_parity, fp16_parity,
 from edgekd.artifact import Artifact
 from edgekd.console import Console
 from edgekd.data import calibration, normalize, roles
-from edgekd.errors import IntegrityError, RecipeError
+from edgekd.errors import IntegrityError
 from edgekd.onnxrun import evaluate_onnx
 from edgekd.params import QuantizeParams
 from edgekd.predictions import Predictions
@@ -43,13 +43,7 @@ def check(params: QuantizeParams, context: RunContext) -> None:
     Raises:
         RecipeError: Unknown quantizer, argument or scheme; no calibration image asked, or more than train has.
     """
-    if params.images < 1:
-        raise RecipeError("quantize.images", str(params.images), ">= 1")
-    train = params.roles.train
-    if train is None and context.train_images is not None:
-        train = context.train_images - params.roles.val
-    if train is not None and params.images > train:  # before training, not after it
-        raise RecipeError("quantize.images", f"{params.images} images", f"1 to {train}, the number of training images")
+    train = judging.require_train("quantize.images", params.images, params.roles, context)
     quantizer = _quantizer(params)
     if quantizer.judged:
         images = judging.count(params.roles.val or context.val_images, train, params.images)
@@ -84,7 +78,8 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
     ranges = trained_ranges(inputs.get("qat"), params.scheme, context.console)
     judge = judging.judge(arrays, rows, norm, seed=params.seed, threads=context.threads)
     quantizer = _quantizer(params)
-    if quantizer.judged and judge is not None:
+    decides = quantizer.judged and ranges is None
+    if decides and judge is not None:
         context.console.log(f"quantize: decides on {len(judge.rows):,} images of {judge.role}")
     quantizer.quantize(
         graph, path, calibration=batches(train, rows, norm), scheme=params.scheme, judge=judge, ranges=ranges
@@ -92,7 +87,7 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
     _finish(path, graph, inputs["graph"], params, facts["opset"])
     facts = {**facts, "scheme": params.scheme}
     write_json(out / "model.json", facts)
-    _record(out / "calibration.json", params, rows, norm, _decisions(quantizer, judge, ranges))
+    _record(out / "calibration.json", params, rows, norm, _decisions(quantizer, judge if decides else None, ranges))
     _golden(path, inputs["graph"].path / "golden.npz", out / "golden.npz", norm, context.threads)
 
     answers, found = predict(path, arrays, norm, context)
@@ -144,7 +139,7 @@ def _against_trained(qat: Artifact, answers: Predictions, logits: npt.NDArray[np
 def _decisions(quantizer: Quantizer, judge: Judge | None, ranges: Mapping[str, Range] | None) -> dict[str, Any]:
     """What is to be recorded beside the images; nothing where nothing was decided."""
     found: dict[str, Any] = {"decided": quantizer.decided} if quantizer.decided else {}
-    if quantizer.judged and judge is not None:
+    if judge is not None:
         found["judge"] = {"role": judge.role, "images": len(judge.rows)}
         if judge.role == "train":
             found["judge"]["rows"] = judge.rows.tolist()

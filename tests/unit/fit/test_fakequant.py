@@ -69,6 +69,20 @@ def test_a_bias_is_rounded_in_steps_of_input_times_weight() -> None:
     assert not np.array_equal(ours, bias)
 
 
+def test_a_bias_before_batchnorm_stays_in_its_mean() -> None:
+    """What BatchNorm goes by in training is what the folded network takes off again."""
+    random = seeded()
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.randn(64, 3, 12, 12, generator=random)
+    nn.init.normal_(network[0].bias, 0, 2, generator=random)
+    settled(network, images, random)
+    made = fake_quantized(network, {}, [], {}, learned=True).train()
+    with torch.no_grad():
+        for _ in range(60):
+            made(images)
+        torch.testing.assert_close(made.eval()(images), network(images), rtol=1e-3, atol=1e-3)
+
+
 def test_a_step_moves_by_a_bounded_factor() -> None:
     rounded = Rounded(0.02, 0, learned=True)
     rounded.ratio.data.fill_(50.0)

@@ -215,8 +215,23 @@ def test_a_tensor_that_the_network_lacks_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "known", "message"),
+    [
+        ({"images": 61}, {"train_images": 60}, "qat.images: 61 images"),
+        ({"model": "wrn_16_2"}, {"size": (16, 16), "classes": 3}, "no layer of the network has"),
+    ],
+)
+def test_what_training_would_end_with_is_refused_before_it(
+    changes: dict[str, Any], known: dict[str, Any], message: str, training_context: RunContext
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        qat.check(params(**changes), replace(training_context, **known))
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (["qat.calibrate=auto"], "chooses among files"),
         (["quantize.use=mixed"], "beside qat, whose ranges it has no use for"),
         (["quantize.bias_correction=true"], "beside qat: the network is trained for the file"),
         (["quantize.gates=float"], "beside qat: the network is trained for the file"),
