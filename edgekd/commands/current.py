@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgekd import recipe as recipes
 from edgekd import records
 from edgekd.artifact import ID, STEP, Artifact
+from edgekd.commands import WORKSPACE
 from edgekd.commands.find_recipe import find_recipe
 from edgekd.durable import inside, write_whole
 from edgekd.errors import IntegrityError, UsageError
@@ -99,6 +100,11 @@ def resolve(workspace: Path, reference: str) -> Artifact:
     if run is not None and reference in run.steps:
         return store.resolve(run.steps[reference])
     return store.resolve(reference)
+
+
+def option(workspace: Path) -> str:
+    """What to add to a command that is to act on the same workspace."""
+    return "" if workspace == WORKSPACE else f" --workspace {shlex.quote(str(workspace))}"
 
 
 def last_run(workspace: Path, recipe: str, command: str) -> Run:

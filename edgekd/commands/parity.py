@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from edgekd.analysis import ladder
 from edgekd.analysis.ladder import INPUT, LABELS, Rung
 from edgekd.artifact import Artifact
-from edgekd.commands import WORKSPACE, current, output
+from edgekd.commands import current, output
 from edgekd.console import Console
 from edgekd.errors import CheckFailed
 from edgekd.store import Store
@@ -47,7 +46,7 @@ def parity(options: ParityOptions) -> None:
     from edgekd.commands.parity_parts import gather
 
     rungs = climb(gather(made, options.images, options.threads, console), tensors=options.tensors)
-    wrong = _failure(rungs, _place(options))
+    wrong = _failure(rungs, current.option(options.workspace))
     if options.json:
         facts = {"artifacts": {step: a.id for step, a in made.items()}, "rungs": [rung.json() for rung in rungs]}
         if wrong is not None:
@@ -108,11 +107,7 @@ def _hint(rung: Rung, place: str) -> str:
 
 
 def _next(options: ParityOptions) -> str:
-    return ("edgekd eval" if options.tensors else "edgekd parity --tensors") + _place(options)
-
-
-def _place(options: ParityOptions) -> str:
-    return "" if options.workspace == WORKSPACE else f" --workspace {shlex.quote(str(options.workspace))}"
+    return ("edgekd eval" if options.tensors else "edgekd parity --tensors") + current.option(options.workspace)
 
 
 def _print(rungs: Sequence[Rung], tensors: bool) -> None:

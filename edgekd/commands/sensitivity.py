@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from edgekd import recipe as recipes
 from edgekd import registry
 from edgekd.analysis import sensitivity as rows
 from edgekd.artifact import Artifact
-from edgekd.commands import WORKSPACE, current, output
+from edgekd.commands import current, output
 from edgekd.console import Console
 from edgekd.durable import inside, write_whole
 from edgekd.errors import RecipeError, UsageError
@@ -56,7 +55,7 @@ def sensitivity(options: SensitivityOptions) -> None:
     recipe, made = _chosen(options, console)
     missing = [step for step in ("data", "graph") if step not in made]
     if missing:
-        hint = f"edgekd quantize{_place(options)}"
+        hint = f"edgekd quantize{current.option(options.workspace)}"
         raise UsageError(f"recipe {recipe.name}", f"{missing[0]} is not made yet", "a run with a float graph", hint)
     facts = _facts(recipe, _params(recipe, options.scheme), made, options, console)
     folder = options.output or inside(options.workspace, options.workspace / "reports" / recipe.name)
@@ -65,7 +64,7 @@ def sensitivity(options: SensitivityOptions) -> None:
     write_whole(folder / PICTURE, sensitivity_plot.png(facts))
     write_whole(folder / TABLE, json.dumps(facts, indent=1, ensure_ascii=False).encode())
     remedy = "qat.epochs=N" if "qat" in made else "quantize.use=mixed"  # mixed has no use for trained ranges
-    following = f"edgekd quantize --set {remedy}{_place(options)}"
+    following = f"edgekd quantize --set {remedy}{current.option(options.workspace)}"
     if options.json:
         output.print_json({**facts, "picture": str(folder / PICTURE), "next": following})
         return
@@ -163,10 +162,6 @@ def _draft(
     ranges = quantize.trained_ranges(made.get("qat"), params.scheme, console)
     batches = quantize.batches(arrays.images("train").images, rows_used, norm)
     return quantizer.draft(made["graph"].path / "model.onnx", batches, params.scheme, judge, ranges), judge
-
-
-def _place(options: SensitivityOptions) -> str:
-    return "" if options.workspace == WORKSPACE else f" --workspace {shlex.quote(str(options.workspace))}"
 
 
 def _print(facts: Mapping[str, Any], folder: Path, following: str) -> None:

@@ -158,8 +158,8 @@ class FoldedConv(nn.Module):
             return whole
         assert self.norm.running_var is not None
         ratio = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
-        ratio = torch.where(ratio == 0, 1.0, ratio).view(-1, 1, 1, 1)
-        plain = conv._conv_forward(x, weight, None) / ratio.view(1, -1, 1, 1)
+        ratio = torch.where(ratio == 0, 1.0, ratio).view(1, -1, 1, 1)
+        plain = conv._conv_forward(x, weight, None) / ratio
         if conv.bias is not None:  # the running mean has it in it: `folded` takes it off again
             plain = plain + conv.bias.view(1, -1, 1, 1)
         normalised: Tensor = self.norm(plain)
@@ -264,6 +264,7 @@ def fake_quantized(
         RecipeError: See `traced`.
     """
     network = copy.deepcopy(network).eval()  # a trace in training would keep functional dropout for good
+    network.requires_grad_(True)
     for conv_path, norm_path in foldable(network):
         conv, norm = network.get_submodule(conv_path), network.get_submodule(norm_path)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
@@ -282,10 +283,11 @@ def fake_quantized(
     for tap, point in points.items():
         called, given = outputs[point.path]
         node = called if point.side == "output" else given
-        network.add_module(f"tap_{tap.replace('.', '_')}", nn.Identity())
-        with graph.inserting_after(after.get(node, node)):
-            graph.call_module(f"tap_{tap.replace('.', '_')}", (after.get(node, node),))
-        read[tap] = TapPoint(f"{GRAPH}.tap_{tap.replace('.', '_')}", "output")
+        node, name = after.get(node, node), f"tap_{tap.replace('.', '_')}"
+        network.add_module(name, nn.Identity())
+        with graph.inserting_after(node):
+            graph.call_module(name, (node,))
+        read[tap] = TapPoint(f"{GRAPH}.{name}", "output")
     made = fx.GraphModule(network, graph)
     for path, channels in weights.items():
         _round_weight(made.get_submodule(path), channels)
@@ -293,10 +295,6 @@ def fake_quantized(
         source = made.get_submodule(PREFIX + node)
         assert isinstance(source, Rounded)
         _round_bias(made.get_submodule(path), source)
-    made.requires_grad_(True)
-    for module in made.modules():
-        if isinstance(module, Rounded):
-            module.requires_grad_(learned)
     return FakeQuantized(made, read)
 
 

@@ -17,7 +17,7 @@ from edgekd.errors import RecipeError
 from edgekd.fit import cached, compiling, ready, seeding
 from edgekd.fit.loop import fit
 from edgekd.fit.process import own_threads
-from edgekd.fit.request import FitResult, Settings, Side
+from edgekd.fit.request import FitResult, Side
 from edgekd.params import StudentParams
 from edgekd.predictions import Predictions
 from edgekd.stages import evaluate, joint
@@ -144,18 +144,7 @@ def _fitted(
         f"student: {params.model} by {params.distill.use}{f' from {_mode(params)}' if training.views else ''} "
         f"on {context.device}, {context.precision}, {decision.reason}{context.group.described(context.device)}"
     )
-    settings = Settings(
-        where="student",
-        fit=params.fit,
-        seed=seeding.derive(params.seed, "student"),
-        classes=data.classes,
-        device=context.device,
-        precision=context.precision,
-        compile=decision.on,
-        threads=context.threads,
-        resume=context.resume,
-        group=context.group,
-    )
+    settings = evaluate.settings("student", params.fit, params.seed, data, decision.on, context, context.group)
     side = Side(network, points, wanted, *normal)
     shown = None if teacher is None else Side(teacher.network, teacher.points, seen, teacher.mean, teacher.std)
     validate = evaluate.validator(data, normal, context.device)

@@ -17,9 +17,11 @@ from edgekd.artifact import Artifact
 from edgekd.crops import Uncut
 from edgekd.data import normalize, roles
 from edgekd.errors import RecipeError
+from edgekd.fit import seeding
 from edgekd.fit.batches import TrainingData
+from edgekd.fit.distributed import ALONE, Group
 from edgekd.fit.evaluate import evaluate
-from edgekd.fit.request import Side, Validate
+from edgekd.fit.request import Settings, Side, Validate
 from edgekd.fit.state import Diagnostics
 from edgekd.models import catalogue
 from edgekd.models.checkpoint import load_checkpoint
@@ -28,6 +30,7 @@ from edgekd.models.fold import fold_batchnorm
 from edgekd.models.grafted import regraft
 from edgekd.params import Roles
 from edgekd.predictions import Predictions
+from edgekd.recipe import Fit
 from edgekd.stages.base import RunContext
 from edgekd.stages.converted import read_json, write_json
 
@@ -117,6 +120,24 @@ def validator(data: Data, normal: Normal, device: str) -> Validate | None:
         return {"val_top1_percent": 100.0 * float(right.mean())}
 
     return validate
+
+
+def settings(
+    where: str, fit: Fit, seed: int, data: Data, compiled: bool, context: RunContext, group: Group = ALONE
+) -> Settings:
+    """How the fit of a step runs here; `seed` is the recipe's, from which the step's own is derived."""
+    return Settings(
+        where=where,
+        fit=fit,
+        seed=seeding.derive(seed, where),
+        classes=data.classes,
+        device=context.device,
+        precision=context.precision,
+        compile=compiled,
+        threads=context.threads,
+        resume=context.resume,
+        group=group,
+    )
 
 
 def write_network(

@@ -14,9 +14,10 @@ import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import nn
 
-from edgekd import onnxfile, onnxrun
+from edgekd import onnxfile
 from edgekd.errors import StageFailed
 from edgekd.fit.fakequant import Activation, traced, values
+from edgekd.quantizers.calibrate import observed
 
 Array = npt.NDArray[Any]
 
@@ -76,7 +77,7 @@ def placement(network: nn.Module, graph: Path, quantized: Path, images: npt.NDAr
 
 
 def tensors(model: ModelProto, names: Sequence[str], images: npt.NDArray[np.float32]) -> dict[str, Array]:
-    """{name: value} of tensors inside a float graph for a batch; the graph is changed: they become outputs.
+    """{name: value} of tensors inside a float graph for a batch.
 
     Raises:
         StageFailed: The graph has no such tensor.
@@ -85,11 +86,7 @@ def tensors(model: ModelProto, names: Sequence[str], images: npt.NDArray[np.floa
     unknown = [name for name in names if name not in made]
     if unknown:
         raise StageFailed(WHERE, f"the file rounds {unknown[0]!r}, which is no tensor of the float graph", *_REMEDY)
-    outputs = [name for name in dict.fromkeys(names) if name not in (onnxfile.INPUT, onnxfile.OUTPUT)]
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
-    shown = [*outputs, onnxfile.OUTPUT]
-    found = onnxrun.values(onnxfile.to_bytes(model), {onnxfile.INPUT: images}, shown)
-    return {**dict(zip(shown, found, strict=True)), onnxfile.INPUT: images}
+    return dict(next(observed(model, [images], names)))
 
 
 _REMEDY = ("every rounded tensor", "remove qat from the recipe: post-training quantization")

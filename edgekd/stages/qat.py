@@ -27,7 +27,7 @@ from edgekd.fit import cached, compiling, ready, seeding
 from edgekd.fit.fakequant import FakeQuantized, fake_quantized, traced
 from edgekd.fit.loop import fit
 from edgekd.fit.process import own_threads
-from edgekd.fit.request import FitResult, Settings, Side
+from edgekd.fit.request import FitResult, Side
 from edgekd.models.fold import fold_batchnorm
 from edgekd.params import QatParams
 from edgekd.quantizers.base import Quantizer
@@ -36,13 +36,13 @@ from edgekd.stages import judge as judging
 from edgekd.stages.base import RunContext, StageResult
 from edgekd.stages.converted import normalization, read_json, write_json
 from edgekd.stages.placement import Placement, placement
+from edgekd.stages.quantize import batches as calibration_batches
 from edgekd.taps import TapPoint
 from edgekd.validation import QAT_STARTS
 
 VERSION = 1
 RANGES = "ranges.json"
 MATCHED = 16  # images on which the values of network and file are compared
-BATCH = 64  # calibration images at a time
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _start(params: QatParams, student: Artifact, data: evaluate.Data, context: R
     rows = calibration.calibration_rows(data.arrays, params.images, params.seed, "qat.images")
     images = data.arrays.images("train").images
     shown = normalize.apply(np.asarray(images[rows[:MATCHED]]), *normal)
-    batches = (normalize.apply(images[rows[i : i + BATCH]], *normal) for i in range(0, len(rows), BATCH))
+    batches = calibration_batches(images, rows, normal)
     context.console.log(
         f"qat: {model}, scheme {params.scheme}, ranges from {len(rows)} training images ({params.calibrate})"
     )
@@ -200,17 +200,7 @@ def _fitted(
         f"qat: {start.model} by {params.distill.use} on {context.device}, {len(start.placed.nodes)} activations and "
         f"{len(start.placed.weights)} weights rounded, {decision.reason}"
     )
-    settings = Settings(
-        where="qat",
-        fit=params.fit,
-        seed=seed,
-        classes=data.classes,
-        device=context.device,
-        precision=context.precision,
-        compile=decision.on,
-        threads=context.threads,
-        resume=context.resume,
-    )
+    settings = evaluate.settings("qat", params.fit, params.seed, data, decision.on, context)
     read = {tap: start.points[tap] for tap, _ in wanted}
     placed = start.placed
     rounded = fake_quantized(

@@ -16,7 +16,7 @@ from edgekd.errors import RecipeError
 from edgekd.fit import compiling, ready, seeding
 from edgekd.fit.loop import fit
 from edgekd.fit.process import own_threads
-from edgekd.fit.request import FitResult, Settings, Side
+from edgekd.fit.request import FitResult, Side
 from edgekd.models.checkpoint import load_checkpoint, load_weights
 from edgekd.params import TeacherParams
 from edgekd.stages import evaluate, joint
@@ -119,18 +119,7 @@ def _fitted(
     context.console.log(
         f"teacher: {params.model} on {context.device}, {context.precision}, {decision.reason}{together}"
     )
-    settings = Settings(
-        where="teacher",
-        fit=params.fit,
-        seed=seeding.derive(params.seed, "teacher"),
-        classes=data.classes,
-        device=context.device,
-        precision=context.precision,
-        compile=decision.on,
-        threads=context.threads,
-        resume=context.resume,
-        group=context.group,
-    )
+    settings = evaluate.settings("teacher", params.fit, params.seed, data, decision.on, context, context.group)
     side = Side(network, models.taps(params.model, network), (), *normal)
     validate = evaluate.validator(data, normal, context.device)
     result = fit(side, None, registry.construct("distillers", "ce", {}), training, settings, context.console, validate)
