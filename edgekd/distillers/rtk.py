@@ -1,4 +1,4 @@
-"""RTK: each student feature asks, by attention, which few teacher features represent what it should learn.
+"""RTK: each teacher feature asks, by attention and likeness, which few student features are to learn from it.
 
 An edgekd reconstruction, not the authors' code: only the abstract of the paper was available, every equation is ours.
 Source: Yang, Kao, Huang, Knowledge Distillation with Representative Teacher Keys Based on Attention Mechanism for Image
@@ -28,16 +28,18 @@ EPSILON = 1e-12  # of the key-relative distance
 
 
 class RTK(Distiller):
-    """Each student feature asks which few teacher features represent what it should learn (edgekd reconstruction).
+    """Each teacher feature asks which few student features are to learn from it (edgekd reconstruction).
 
-    `CE + alpha_kd * KL_T + beta * (N_T / N_S) * mean_b sum_i sum_j alpha_ij D~_ij`. With `attn_direction=teacher_query, select=all, dist_norm=none, sim_weight=0, rescale=false` it is AFD exactly.
+    `CE + alpha_kd * KL_T + beta * (N_T / N_S) * mean_b sum_i sum_j alpha_ij D~_ij`. With `select=all, dist_norm=none, sim_weight=0, rescale=false` it is AFD exactly.
 
     Args:
         beta: Weight of the features, >= 0.
         alpha_kd: Weight of the teacher's logits, >= 0.
         temperature: T, > 0.
         qk_dim: Size of queries and keys.
-        attn_direction: Softmax over teacher taps for each student tap, or the other way (as AFD).
+        attn_direction: `teacher_query`: softmax over the student taps for each teacher tap (as AFD), so that every teacher tap
+            teaches; `student_query`: over the teacher taps for each student tap, which leaves most of them out
+            (`docs/rtk-study.md`).
         select: Which keys count; see `selection.attend`.
         k: Keys per query (`topk`) or per query and resolution (`stage_topk`).
         dist_norm: `key`: each distance relative to its teacher tap's mean over the student taps.
@@ -53,7 +55,7 @@ class RTK(Distiller):
         taps: One map of each residual block, or of each stage.
     """
 
-    VERSION = 2
+    VERSION = 3
     reconstruction = True
     cached = ("energy", "pooled")
     baseline = {"ce_weight": 1.0, "kd_weight": "alpha_kd", "temperature": "temperature"}
@@ -65,7 +67,7 @@ class RTK(Distiller):
         alpha_kd: Annotated[float, Ge(0)] = 0.9,
         temperature: Annotated[float, Gt(0)] = 4.0,
         qk_dim: Annotated[int, Ge(1)] = 128,
-        attn_direction: Literal["student_query", "teacher_query"] = "student_query",
+        attn_direction: Literal["student_query", "teacher_query"] = "teacher_query",
         select: Literal["topk", "all", "threshold", "argmax_ste", "stage_topk"] = "topk",
         k: Literal["auto"] | Annotated[int, Ge(2)] = "auto",
         dist_norm: Literal["key", "none"] = "key",

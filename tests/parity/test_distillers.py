@@ -116,7 +116,7 @@ def expected(method: RTK, s: Outputs, t: Outputs, switches: dict) -> float:
         pairs.append(forms.channel_pairs(*pooled, project, kind))
     c = np.mean([c for c, _ in pairs], axis=0)
     d = np.sum([d for _, d in pairs], axis=0)
-    student_query = switches.get("attn_direction", "student_query") == "student_query"
+    student_query = switches.get("attn_direction", "teacher_query") == "student_query"
     n_s, n_t = d.shape[1:]
     queries, keys = (n_s, n_t) if student_query else (n_t, n_s)
     sides = [energy.shape[1:] for energy in taps(t if student_query else s, "energy")]
@@ -142,7 +142,7 @@ SWITCHES = [
     {"select": "argmax_ste"},
     {"select": "stage_topk"},
     {"select": "stage_topk", "k": 3},
-    {"attn_direction": "teacher_query"},
+    {"attn_direction": "student_query"},
     {"attn_direction": "teacher_query", "select": "all", "rescale": False, "dist_norm": "none", "sim_weight": 0.0},
     {"dist_norm": "none"},
     {"sim_weight": 4.0},

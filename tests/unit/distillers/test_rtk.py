@@ -16,6 +16,7 @@ AS_AFD = {
     "sim_weight": 0.0,
     "rescale": False,
 }
+BY_STUDENT = {"attn_direction": "student_query"}  # six teacher taps to choose from: the richer geometry of this world
 PAIRS = [  # teacher, student, N_T, N_S, auto k, parameters (methods 3.6)
     ("resnet56", "resnet20", 27, 9, 3, 643_200),
     ("wrn_40_2", "wrn_16_2", 18, 6, 3, 543_488),
@@ -67,7 +68,7 @@ def test_counts_and_afd_equivalence_on_the_real_pairs(teacher, student, n_t, n_s
     generator = torch.Generator().manual_seed(0)
     context = Context(torch.nn.Module(), None, s, t, torch.zeros(2).long(), 10, generator)
     methods = []
-    for method in (RTK(), AFD(), RTK(**AS_AFD)):
+    for method in (RTK(**BY_STUDENT), AFD(), RTK(**AS_AFD)):
         wanted = method.wanted(s_taps, t_taps)
         assert [len(side) // 2 for side in wanted] == [n_s, n_t]
         method.setup(context)
@@ -79,6 +80,13 @@ def test_counts_and_afd_equivalence_on_the_real_pairs(teacher, student, n_t, n_s
     afd = methods[1](s, t, torch.zeros(2).long(), progress)["afd"]
     rtk = methods[2](s, t, torch.zeros(2).long(), progress)["rtk"]
     assert torch.allclose(afd, rtk, rtol=AFD_EQUIVALENCE, atol=0)
+
+
+def test_every_teacher_tap_teaches_by_default(world) -> None:
+    here = world()
+    alpha = alpha_of(here.ready(RTK()), here)
+    assert torch.allclose(alpha.sum(1), torch.ones(()), atol=1e-6)
+    assert (alpha > 0).sum(1).max() == 2
 
 
 @pytest.mark.parametrize("direction", ["student_query", "teacher_query"])
@@ -148,7 +156,7 @@ def test_the_order_of_the_batch_does_not_matter(world) -> None:
 @pytest.mark.parametrize("value", ["at", "channel", "both"])
 def test_odd_shapes(world, shape, value) -> None:
     here = world(**shape)
-    method = here.ready(RTK(value=value))
+    method = here.ready(RTK(value=value, **BY_STUDENT))
     assert method.top == min(len(method.teacher_taps), method.top)
     assert shape.get("teacher") != [(5, 8)] or method.top == 1
     method.train(shape.get("batch") != 1)
@@ -180,7 +188,7 @@ def test_odd_shapes(world, shape, value) -> None:
 )
 def test_every_switch_changes_the_loss(world, switch) -> None:
     here = world()
-    plain, other = here.ready(RTK()), here.ready(RTK(**switch))
+    plain, other = here.ready(RTK(**BY_STUDENT)), here.ready(RTK(**{**BY_STUDENT, **switch}))
     assert not torch.allclose(loss_of(plain, here), loss_of(other, here), rtol=1e-4, atol=0)
 
 
@@ -200,7 +208,7 @@ def test_relative_distances_have_one_mean_for_every_key(world) -> None:
 
 def test_all_keys_count_while_warming_up(world) -> None:
     here = world()
-    method = here.ready(RTK(key_warmup_epochs=2))
+    method = here.ready(RTK(key_warmup_epochs=2, **BY_STUDENT))
     for epoch, kept in ((0, 6), (1, 6), (2, method.top)):
         here.progress = Progress(epoch, 0, 0.0, torch.Generator())
         assert (alpha_of(method, here) > 0).sum(2).max() == kept
@@ -208,16 +216,16 @@ def test_all_keys_count_while_warming_up(world) -> None:
 
 def test_stage_mask_keeps_pairs_of_one_resolution(world) -> None:
     here = world(teacher=[(5, 8), (5, 8), (7, 4), (7, 4)])
-    alpha = alpha_of(here.ready(RTK(stage_mask=True)), here)
+    alpha = alpha_of(here.ready(RTK(stage_mask=True, **BY_STUDENT)), here)
     assert (alpha[:, :2, 2:] == 0).all() and (alpha[:, 2, :2] == 0).all()
     assert torch.allclose(alpha.sum(2), torch.ones(()), atol=1e-6)
     with pytest.raises(RecipeError, match=r"distill\.stage_mask"):
-        world(teacher=[(5, 8)]).ready(RTK(stage_mask=True))
+        world(teacher=[(5, 8)]).ready(RTK(stage_mask=True, **BY_STUDENT))
 
 
 def test_stage_topk_selects_in_each_resolution(world) -> None:
     here = world()
-    method = here.ready(RTK(select="stage_topk", k=2))
+    method = here.ready(RTK(select="stage_topk", k=2, **BY_STUDENT))
     alpha = alpha_of(method, here) > 0
     assert alpha[:, :, :3].sum(2).unique().tolist() == [2]
     assert alpha[:, :, 3:5].sum(2).unique().tolist() == [2]
@@ -237,7 +245,9 @@ def test_bad_combinations_name_the_key(world) -> None:
     with pytest.raises(RecipeError, match=r"distill\.k: k is 3 and select is all"):
         RTK(k=3, select="all")
     with pytest.raises(RecipeError, match=r"distill\.k: k is 7 and there are 6 keys"):
-        world().ready(RTK(k=7))
+        world().ready(RTK(k=7, **BY_STUDENT))
+    with pytest.raises(RecipeError, match=r"distill\.k: k is 4 and there are 3 keys"):
+        world().ready(RTK(k=4))
     with pytest.raises(RecipeError, match=r"distill\.sim_weight"):
         world(student=[(4, 8)]).ready(RTK(sim_weight=0.0))
     world(student=[(4, 8)]).ready(RTK(sim_weight=0.0, dist_norm="none"))
