@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EARLY_STOPPING_CONFIDENCE = 0.99  # MLPerf Inference, early stopping: the chance that the bound holds
 RESAMPLES = 2000  # bootstrap draws: the ends of a 95 % interval then rest on 50 draws each
 LEAST_BLOCKS = 5  # fewer say nothing about how blocks vary
+LONG = 1 << 17  # samples; above, autocovariances come from a Fourier transform
 LEAST_FOR_INTERVAL = 10  # samples: LEAST_BLOCKS blocks of 2
 ENUMERATED = 2000.0  # differing images up to which the chance of passing is summed; above, the normal form is as good
 SPREADS = 8.0  # standard deviations to each side that a sum over counts takes in: 1e-15 is left out
@@ -136,20 +137,29 @@ def bootstrap_interval(
     """
     _check_p(p)
     values = _series(samples, LEAST_FOR_INTERVAL, "an interval")
-    n = len(values)
     below = (values <= np.percentile(values, p)).astype(np.float64)
-    block = max(1, min(2 * block_length(below), n // LEAST_BLOCKS))
-    blocks = -(-n // block)
-    running = np.concatenate(([0.0], np.cumsum(np.concatenate((below, below[: block - 1])))))
-    sums = running[block:] - running[:-block]  # [n]: the sum of the block that starts at each sample, round the end
-    generator = np.random.Generator(np.random.PCG64(seed))
-    draws = (sums[generator.integers(0, n, blocks)].sum() for _ in range(resamples))
-    shares = np.fromiter(draws, np.float64, resamples) / (blocks * block) - below.mean()
-    z = _z(confidence)
-    wider = _student(z, blocks - 1) / z * math.sqrt(blocks / (blocks - 1))
-    least, most = wider * np.percentile(shares, [50 - 50 * confidence, 50 + 50 * confidence])
+    least, most = _shifts(below, confidence, seed, resamples)
     low, high = np.percentile(values, np.clip([p - 100 * most, p - 100 * least], 0, 100))
     return float(low), float(high)
+
+
+def mean_interval(samples: npt.ArrayLike, confidence: float = 0.95, seed: int = 0) -> Tuple[float, float]:
+    """Interval of the mean of samples that may depend on their neighbours (readings of one sensor, in order).
+
+    The circular block bootstrap of `bootstrap_interval`, of the mean itself.
+
+    Args:
+        samples: [n] in the order taken, n >= 10.
+        confidence: In (0, 1).
+        seed: Of the generator; the same samples and seed give the same interval.
+
+    Raises:
+        ValueError: Fewer than 10 samples, one that is not finite, or confidence out of range.
+    """
+    values = _series(samples, LEAST_FOR_INTERVAL, "an interval")
+    least, most = _shifts(values, confidence, seed, RESAMPLES)
+    mean = float(values.mean())
+    return mean - most, mean - least
 
 
 def block_length(series: npt.ArrayLike) -> int:
@@ -167,7 +177,7 @@ def block_length(series: npt.ArrayLike) -> int:
     quiet = max(5, math.ceil(math.sqrt(math.log10(max(n, 10)))))  # lags in a row that must look like noise
     lags = min(n - 1, math.ceil(math.sqrt(n)) + quiet)
     x = x - x.mean()
-    covariance = np.array([float(np.dot(x[: n - k], x[k:])) / n for k in range(lags + 1)])
+    covariance = _covariance(x, lags)
     if covariance[0] <= 0:
         return least
     loud = np.abs(covariance[1:]) >= 2 * math.sqrt(math.log10(max(n, 10)) / n) * covariance[0]
@@ -179,6 +189,41 @@ def block_length(series: npt.ArrayLike) -> int:
         return least
     best = (1.5 * n * (2 * float(np.sum(k * taper)) / spectrum) ** 2) ** (1 / 3)
     return int(min(max(least, np.ceil(best)), max(least, n // 4)))
+
+
+def median_block(samples: npt.ArrayLike) -> int:
+    """Samples in each block that `bootstrap_interval` draws for the median: what was measured together stays together."""
+    values = _series(samples, LEAST_FOR_INTERVAL, "an interval")
+    return _block((values <= np.percentile(values, 50)).astype(np.float64))
+
+
+def _block(series: npt.NDArray[np.float64]) -> int:
+    return max(1, min(2 * block_length(series), len(series) // LEAST_BLOCKS))
+
+
+def _shifts(series: npt.NDArray[np.float64], confidence: float, seed: int, resamples: int) -> Tuple[float, float]:
+    """Ends of the interval that the mean of a series moves in when its blocks are drawn anew; wider for few blocks."""
+    n = len(series)
+    block = _block(series)
+    blocks = -(-n // block)
+    running = np.concatenate(([0.0], np.cumsum(np.concatenate((series, series[: block - 1])))))
+    sums = running[block:] - running[:-block]  # [n]: the sum of the block that starts at each sample, round the end
+    generator = np.random.Generator(np.random.PCG64(seed))
+    draws = (sums[generator.integers(0, n, blocks)].sum() for _ in range(resamples))
+    moved = np.fromiter(draws, np.float64, resamples) / (blocks * block) - series.mean()
+    z = _z(confidence)
+    wider = _student(z, blocks - 1) / z * math.sqrt(blocks / (blocks - 1))
+    least, most = wider * np.percentile(moved, [50 - 50 * confidence, 50 + 50 * confidence])
+    return float(least), float(most)
+
+
+def _covariance(x: npt.NDArray[np.float64], lags: int) -> npt.NDArray[np.float64]:
+    """[lags + 1] of a series with mean 0; of a long one by Fourier: millions of samples have thousands of lags."""
+    n = len(x)
+    if n <= LONG:
+        return np.array([float(np.dot(x[: n - k], x[k:])) / n for k in range(lags + 1)])
+    spectrum = np.fft.rfft(x, 1 << (n + lags).bit_length())
+    return np.asarray(np.fft.irfft(spectrum * spectrum.conj())[: lags + 1] / n)
 
 
 def _last_loud(loud: npt.NDArray[np.bool_], quiet: int) -> int:

@@ -1,18 +1,39 @@
-"""`python3 runner.pyz bench BUNDLE_DIR OUT_DIR`: stdout gets one line of JSON, an error is one line of JSON on stderr.
+"""`python3 runner.pyz COMMAND`: stdout gets lines of JSON, an error is one line of JSON on stderr.
+
+    selftest BUNDLE               every file, the engine, the golden images
+    bench BUNDLE OUT [--turns]    latency, throughput and accuracy; again with the same OUT goes on where it was cut short
+    predict BUNDLE IMAGE...       a line for each image or image of a folder
+    serve-stdin BUNDLE            a line for each request on stdin
+    probe                         what this machine is and has
 
 Exit codes: 0 ok; 2 usage; 3 a check of the result failed; 4 measurement void; 5 runtime missing; 6 integrity; 7 the run could
-not finish; 130 interrupted.
+not finish; 8 an engine of another machine; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
+import signal
 import sys
 from pathlib import Path
-from typing import List, NoReturn, Optional
+from typing import Any, Dict, List, NoReturn, Optional, TextIO
 
+from edgekd.runner import bundle as bundles
+from edgekd.runner import signature
+from edgekd.runner.bundle import Bundle
 from edgekd.runner.failure import INTERRUPTED, MISSING, STAGE_FAILED, USAGE, RunnerError
+
+COMMANDS = {
+    "selftest": "check every file and the golden answers",
+    "bench": "measure a bundle",
+    "predict": "classify images",
+    "serve-stdin": "classify what each line of stdin asks",
+    "probe": "what this machine is and has",
+}
+STOPS = ("SIGTERM", "SIGHUP")  # as Ctrl-C: what is finished is kept
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,43 +41,108 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing."""
-        raise RunnerError(USAGE, "runner", message, "bench BUNDLE_DIR OUT_DIR", "runner.pyz --help")
+        raise RunnerError(USAGE, "runner", message, "one of: " + ", ".join(COMMANDS), "runner.pyz --help")
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; gives its exit code."""
+    if sys.stdout is None:  # closed by the caller: results are written all the same
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    before = {name: signal.signal(getattr(signal, name), _stop) for name in STOPS if hasattr(signal, name)}
     try:
-        return _run(arguments)
+        _run(_parsed(arguments))
+        return 0
     except RunnerError as error:
         failure = error
     except MemoryError:
         failure = RunnerError(STAGE_FAILED, "runner", "out of memory", "memory for the model and one batch")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads it: nothing to say at exit either
+        failure = RunnerError(STAGE_FAILED, "stdout", "nobody reads it any more", "a reader")
     except OSError as error:
         failure = RunnerError(STAGE_FAILED, str(error.filename or "runner"), error.strerror or str(error))
-    except KeyboardInterrupt:
-        failure = RunnerError(INTERRUPTED, "runner", "interrupted")
+    except KeyboardInterrupt as stop:
+        failure = RunnerError(INTERRUPTED, "runner", "interrupted" + "".join(" by " + str(why) for why in stop.args))
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
     print(failure.line(), file=sys.stderr)
     return failure.exit_code
 
 
-def _run(arguments: Optional[List[str]]) -> int:
-    parser = Parser(prog="runner", description="Measure one model on this machine.")
+def _stop(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _parsed(arguments: Optional[List[str]]) -> argparse.Namespace:
+    parser = Parser(prog="runner", description="Check, measure and use one model on this machine.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    command = commands.add_parser("bench", help="measure a bundle", description="Measure a bundle.")
-    command.add_argument("bundle", type=Path, help="folder with bundle.json")
-    command.add_argument("out", type=Path, help="folder for result.json, samples.npz, predictions.npz")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        if name == "probe":
+            continue
+        command.add_argument("bundle", type=Path, help="folder with bundle.json")
+        command.add_argument("--public-key", metavar="FILE_OR_HEX", help="refuse a bundle that this key has not signed")
+        if name == "bench":
+            command.add_argument("out", type=Path, help="folder for result.json, samples.npz, predictions.npz")
+            command.add_argument(
+                "--turns", action="store_true", help="measure when stdin says `step N`, until `finish`"
+            )
+        if name == "predict":
+            command.add_argument("image", type=Path, nargs="+", help="image, or folder of images")
     chosen = parser.parse_args(arguments)
     if chosen.command is None:
         parser.error("no command")
+    return chosen
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    """The signature and the bundle.json first; only then anything else is loaded."""
+    bundle: Optional[Bundle] = None
+    if chosen.command != "probe":
+        key = None if chosen.public_key is None else _key(chosen.public_key, chosen.bundle)
+        bundle = bundles.read(chosen.bundle, key)
     try:
-        from edgekd.runner.bench import bench  # NumPy's absence is an answer, not a traceback
+        from edgekd.runner import bench, loaded, predict, turns  # NumPy's absence is an answer, not a traceback
+        from edgekd.runner.probe import probe
     except ImportError as error:
-        raise RunnerError(
-            MISSING, "python " + sys.executable, str(error), "NumPy", "pip install " + (error.name or "numpy")
-        ) from error
-    result = bench(chosen.bundle, chosen.out)
-    print(json.dumps({"verdict": result["verdict"], "result": str(chosen.out / "result.json")}))
-    return 0
+        hint = "pip install " + (error.name or "numpy")
+        raise RunnerError(MISSING, "python " + sys.executable, str(error), "NumPy", hint) from error
+    if bundle is None:
+        _say(probe())
+    elif chosen.command == "selftest":
+        model = loaded.load(bundle)
+        _say({"target": bundle.target, **model.facts, "golden": model.golden()})
+    elif chosen.command == "predict":
+        predict.predict(bundle, chosen.image, _say)
+    elif chosen.command == "serve-stdin":
+        predict.serve(bundle, _stdin(), _say)
+    else:
+        out = chosen.out
+        result = turns.bench(bundle, out, _stdin(), sys.stdout) if chosen.turns else bench.bench(bundle, out)
+        if result is not None:
+            _say({"verdict": result["verdict"], "kind": result["kind"], "result": str(out / "result.json")})
+
+
+def _key(given: str, bundle: Path) -> bytes:
+    """The public key, of whom the user trusts: who made the bundle can lay a key into it."""
+    file, folder = Path(given), bundle.resolve()
+    if file.is_file() and folder in file.resolve().parents:
+        raise RunnerError(USAGE, "--public-key " + given, "lies in the bundle", "a key that came by another way")
+    return signature.public_key(given)
+
+
+def _stdin() -> TextIO:
+    """Bytes that are no UTF-8 make a wrong request, not a traceback; a closed one says nothing."""
+    if sys.stdin is None:
+        return io.StringIO("")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    return sys.stdin
+
+
+def _say(values: Dict[str, Any]) -> None:
+    print(json.dumps(values), flush=True)
 
 
 if __name__ == "__main__":

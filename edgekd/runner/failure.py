@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Dict, Union
 
-USAGE, CHECK_FAILED, VOID, MISSING, INTEGRITY, STAGE_FAILED, INTERRUPTED = 2, 3, 4, 5, 6, 7, 130
+USAGE, CHECK_FAILED, VOID, MISSING, INTEGRITY, STAGE_FAILED, ENGINE_MISMATCH, INTERRUPTED = 2, 3, 4, 5, 6, 7, 8, 130
 
 REASONS = {
     USAGE: "usage",
@@ -13,6 +14,7 @@ REASONS = {
     MISSING: "missing_tool",
     INTEGRITY: "integrity",
     STAGE_FAILED: "stage_failed",
+    ENGINE_MISMATCH: "engine_mismatch",
     INTERRUPTED: "interrupted",
 }
 
@@ -36,15 +38,17 @@ class RunnerError(Exception):
         self.expected = expected
         self.hint = hint
 
+    def fields(self) -> Dict[str, Union[int, str]]:
+        """exit_code, reason, where, found, expected, hint."""
+        return {
+            "exit_code": self.exit_code,
+            "reason": REASONS[self.exit_code],
+            "where": self.where,
+            "found": self.found,
+            "expected": self.expected,
+            "hint": self.hint,
+        }
+
     def line(self) -> str:
-        """One line of JSON: exit_code, reason, where, found, expected, hint."""
-        return json.dumps(
-            {
-                "exit_code": self.exit_code,
-                "reason": REASONS[self.exit_code],
-                "where": self.where,
-                "found": self.found,
-                "expected": self.expected,
-                "hint": self.hint,
-            }
-        )
+        """One line of JSON with the fields."""
+        return json.dumps(self.fields())

@@ -1,8 +1,8 @@
-"""Images as they are stored -> the network's input."""
+"""Images as they are stored -> the network's input; its logits -> an answer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING, Sequence, Tuple
 
 import numpy as np
 
@@ -31,3 +31,16 @@ class Normaliser:
         np.multiply(images.transpose(0, 3, 1, 2), self.scale, out=out)
         out += self.offset
         return out
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Probabilities [B, C] of logits [B, C]."""
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    odds /= odds.sum(axis=1, keepdims=True)
+    return np.asarray(odds)
+
+
+def conclude(logits: npt.NDArray[np.float32]) -> Tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The answers [B] and the probabilities [B, C]: what a program does with logits, and what is timed as `postprocess`."""
+    probabilities = softmax(logits)
+    return probabilities.argmax(axis=1), probabilities

@@ -1,4 +1,4 @@
-"""The machine before and after a measurement, and whether the figures may be used.
+"""The machine before, during and after a measurement, and whether the figures may be used.
 
 What cannot be read is None: a virtual machine shows no governor, a board no load of its neighbours. Linux's /proc and /sys are
 read under `root`, so that a recorded machine can stand in for this one.
@@ -12,22 +12,32 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 
-VALID, UNLOCKED, VOID = "valid", "valid-unlocked", "void"
-OTHER_LOAD = 0.1  # cores used by other programs, above which they are named: a tenth of a core moves p90, rarely p50
-STEAL = 0.01  # share of a core that the hypervisor took
+from edgekd.runner import clocks, heat
+from edgekd.runner.readings import board, memory_mib, text
+from edgekd.runner.sampler import Sampler
+from edgekd.runner.verdict import UNLOCKED, VALID, VOID, Load, load_of_steps, locked, other_load, verdict
+
+__all__ = ["UNLOCKED", "VALID", "VOID", "Load", "counters", "emulated", "governors", "load_of_steps", "locked", "look"]
+__all__ += ["machine", "other_load", "peak_memory_mib", "processor", "record", "snapshot", "usable_cores", "verdict"]
+__all__ += ["watch"]
+
 ROOT = Path("/")
+MARK = "etc/edgekd-emulated"  # a file that an emulated device carries
+CLOCKS = "sys/devices/system/clocksource/clocksource0/available_clocksource"
+WATCHED_S = 1.0  # between two looks: each costs a few file reads, and one query in a thousand
 
 
 def machine(root: Path = ROOT) -> Dict[str, Any]:
     """What does not change while a program runs: processor, cores, versions."""
     return {
         "cpu": processor(root),
-        "board": _board(root) or None,
+        "board": board(root) or None,
         "architecture": platform.machine(),
         "system": "{} {}".format(platform.system(), platform.release()),
         "cores": usable_cores(),
@@ -38,15 +48,15 @@ def machine(root: Path = ROOT) -> Dict[str, Any]:
 
 def processor(root: Path = ROOT) -> str:
     """The processor's name; on ARM Linux, which has none, the board and what each kind of core is."""
-    lines = [line.partition(":") for line in (_text(root / "proc/cpuinfo") or "").splitlines()]
+    lines = [line.partition(":") for line in (text(root / "proc/cpuinfo") or "").splitlines()]
     facts = [(name.strip(), value.strip()) for name, _, value in lines]
     makers = sorted({value for name, value in facts if name == "CPU implementer"})
     parts = sorted({value for name, value in facts if name == "CPU part"})
     if parts:
-        board = _board(root) or next((value for name, value in facts if name in ("Model", "Hardware")), "ARM")
-        return "{} (implementer {}, part {})".format(board, ", ".join(makers) or "?", ", ".join(parts))
+        known = board(root) or next((value for name, value in facts if name in ("Model", "Hardware")), "ARM")
+        return "{} (implementer {}, part {})".format(known, ", ".join(makers) or "?", ", ".join(parts))
     named = next((value for name, value in facts if name == "model name" and value), "")
-    return named or _board(root) or _apple() or platform.processor() or platform.machine()
+    return named or board(root) or _apple() or platform.processor() or platform.machine()
 
 
 def usable_cores() -> Optional[int]:
@@ -56,75 +66,83 @@ def usable_cores() -> Optional[int]:
 
 def governors(root: Path = ROOT) -> Optional[List[str]]:
     """The frequency governors in use, each once; None where the system does not tell."""
-    found = {_text(path) for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")}
-    return sorted(name for name in found if name) or None
+    return clocks.governors(root)
 
 
-def snapshot(root: Path = ROOT) -> Dict[str, Any]:
-    """What may change: clocks, load, memory, temperature, and the counters from which other load is told."""
-    cpu = root / "sys/devices/system/cpu"
-    clocks = [_number(path) for path in sorted(cpu.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))]
-    counts = [_number(path) for path in cpu.glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
-    memory = _memory(root)
+def emulated(root: Path = ROOT) -> str:
+    """What says that this machine is emulated, whose times are no latencies; empty: nothing does."""
+    if (root / MARK).exists():
+        return "/" + MARK
+    if "kvm" in (text(root / CLOCKS) or ""):
+        return ""  # QEMU's default processor on the real one: a virtual machine, whose times are its times
+    return "/proc/cpuinfo names QEMU" if "qemu" in (text(root / "proc/cpuinfo") or "").lower() else ""
+
+
+def look(root: Path = ROOT) -> Dict[str, Any]:
+    """What may void a measurement while it runs: mode, clocks, throttling, temperature. Files alone; no program is started."""
     return {
-        "governors": governors(root),
-        "frequency_mhz": [value / 1000 for value in clocks if value is not None] or _cpuinfo_mhz(root),
-        "turbo": _turbo(cpu),
-        "throttle_count": sum(value for value in counts if value is not None) if counts else None,
-        "usable_cores": usable_cores(),
-        "load_average": [float(word) for word in (_text(root / "proc/loadavg") or "").split()[:3]] or None,
-        "memory_total_mib": memory.get("MemTotal"),
-        "memory_available_mib": memory.get("MemAvailable"),
-        "temperature_c": _temperatures(root),
         "clock_s": time.monotonic(),
-        "own_cpu_s": time.process_time(),
-        "all_cpu_s": _cpu_seconds(root),
+        "governors": clocks.governors(root),
+        "mode": clocks.mode_number(root),
+        "limits_mhz": clocks.limits_mhz(root),
+        "now_mhz": clocks.now_mhz(root),
+        "throttle_count": heat.throttle_count(root),
+        "cooling": heat.cooling(root),
+        "overcurrent": heat.overcurrent(root),
+        "temperature_c": heat.temperatures(root),
     }
 
 
-def other_load(before: Dict[str, Any], after: Dict[str, Any]) -> Tuple[Optional[float], Optional[float]]:
-    """Cores that other programs used, and cores that the hypervisor took, between two snapshots; None where not told."""
-    if before["all_cpu_s"] is None or after["all_cpu_s"] is None:
-        return None, None
-    seconds = max(after["clock_s"] - before["clock_s"], 1e-9)
-    own = after["own_cpu_s"] - before["own_cpu_s"]
-    busy, stolen = (after["all_cpu_s"][name] - before["all_cpu_s"][name] for name in ("busy", "steal"))
-    return max(0.0, (busy - own) / seconds), max(0.0, stolen / seconds)
+def snapshot(root: Path = ROOT) -> Dict[str, Any]:
+    """What may change: `look`, and load, memory, swap, and the counters from which other load is told."""
+    memory = memory_mib(root)
+    swap = (memory.get("SwapTotal"), memory.get("SwapFree"))
+    return {
+        **look(root),
+        "power_mode": clocks.power_mode(root, ask=True),
+        "frequency_mhz": clocks.core_mhz(root),
+        "turbo": clocks.turbo(root),
+        "nvidia": heat.nvidia(root),
+        "emulated": emulated(root),
+        "usable_cores": usable_cores(),
+        "load_average": [float(word) for word in (text(root / "proc/loadavg") or "").split()[:3]] or None,
+        "memory_total_mib": memory.get("MemTotal"),
+        "memory_available_mib": memory.get("MemAvailable"),
+        "swap_used_mib": None if swap[0] is None or swap[1] is None else swap[0] - swap[1],
+        **counters(root),
+    }
 
 
-def verdict(before: Dict[str, Any], after: Dict[str, Any], doubts: List[str]) -> Tuple[str, List[str]]:
-    """Whether figures taken between two snapshots may be used, and what speaks against them.
+def counters(root: Path = ROOT) -> Dict[str, Any]:
+    """The time, and what this process and all together have used of the processor: of two, `other_load` tells the rest."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)  # an engine that is a program of its own
+    own = time.process_time() + children.ru_utime + children.ru_stime
+    return {"clock_s": time.monotonic(), "own_cpu_s": own, "all_cpu_s": _cpu_seconds(root)}
 
-    Args:
-        before: Snapshot before warm-up.
-        after: Snapshot after the last sample.
-        doubts: What the samples themselves show.
 
-    Returns:
-        `void`: the machine changed its mode or throttled; `valid-unlocked`: usable, but the clocks were not fixed or
-        others were at work; `valid`: neither. With the reasons.
-    """
-    void = []
-    if (after["throttle_count"] or 0) > (before["throttle_count"] or 0):
-        void.append("the processor throttled: its throttle counter rose")
-    for name, what in (("governors", "the frequency governor"), ("usable_cores", "the number of usable cores")):
-        if before[name] != after[name]:
-            void.append("{} changed from {} to {}".format(what, before[name], after[name]))
-    if void:
-        return VOID, void
-    reasons = list(doubts)
-    if before["governors"] is None:
-        reasons.append("the clock cannot be read or fixed here (no frequency governor)")
-    elif before["governors"] != ["performance"]:
-        reasons.append("the frequency governor is {}, not performance".format(", ".join(before["governors"])))
-    if before["turbo"]:
-        reasons.append("turbo is on: the clock may rise and fall")
+@contextmanager
+def watch(root: Path = ROOT, seconds: float = WATCHED_S) -> Iterator[List[Dict[str, Any]]]:
+    """Look every so many seconds, from a thread, while the block runs; gives the list that the looks are put into."""
+    with Sampler(lambda: look(root), seconds) as sampler:
+        yield sampler.values
+
+
+def record(before: Dict[str, Any], after: Dict[str, Any], during: Sequence[Dict[str, Any]] = ()) -> Dict[str, Any]:
+    """`state` of result.json: the two snapshots whole, of the looks between them how far each value went."""
     others, stolen = other_load(before, after)
-    if others is not None and others > OTHER_LOAD:
-        reasons.append("other programs used {:.2f} cores".format(others))
-    if stolen is not None and stolen > STEAL:
-        reasons.append("the hypervisor took {:.2f} cores".format(stolen))
-    return (UNLOCKED, reasons) if reasons else (VALID, reasons)
+    return {
+        "before": before,
+        "after": after,
+        "during": {
+            "looks": len(during),
+            "mhz": _spans([seen.get("now_mhz") or {} for seen in during]),
+            "temperature_c": _spans([seen.get("temperature_c") or {} for seen in during]),
+            "cooling": _spans([seen.get("cooling") or {} for seen in during]),
+        },
+        "clocks_locked": locked(before),
+        "other_cores": others,
+        "stolen_cores": stolen,
+    }
 
 
 def peak_memory_mib(root: Path = ROOT) -> float:
@@ -132,22 +150,18 @@ def peak_memory_mib(root: Path = ROOT) -> float:
 
     VmHWM where there is one: on Linux `ru_maxrss` of a child starts at the peak of the parent that forked it.
     """
-    for line in (_text(root / "proc/self/status") or "").splitlines():
+    for line in (text(root / "proc/self/status") or "").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
-def _text(path: Path) -> Optional[str]:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None  # a sensor that is not there, or that refuses to be read: not known
-
-
-def _board(root: Path) -> str:
-    return (_text(root / "proc/device-tree/model") or "").rstrip("\0")
+def _spans(looks: Sequence[Dict[str, float]]) -> Dict[str, List[float]]:
+    """{name: [least, most]} over the looks."""
+    names = sorted({name for values in looks for name in values})
+    seen = {name: [values[name] for values in looks if name in values] for name in names}
+    return {name: [min(values), max(values)] for name, values in seen.items()}
 
 
 def _apple() -> str:
@@ -161,40 +175,9 @@ def _apple() -> str:
         return ""  # a sandbox without sysctl: not known
 
 
-def _number(path: Path) -> Optional[int]:
-    text = _text(path) or ""
-    return int(text) if text.lstrip("-").isdigit() else None
-
-
-def _cpuinfo_mhz(root: Path) -> Optional[List[float]]:
-    lines = (_text(root / "proc/cpuinfo") or "").splitlines()
-    return [float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz")] or None
-
-
-def _turbo(cpu: Path) -> Optional[bool]:
-    off, boost = _number(cpu / "intel_pstate/no_turbo"), _number(cpu / "cpufreq/boost")
-    if off is not None:
-        return off == 0
-    return None if boost is None else boost == 1
-
-
-def _memory(root: Path) -> Dict[str, float]:
-    lines = (line.split() for line in (_text(root / "proc/meminfo") or "").splitlines())
-    return {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines if len(words) >= 2}
-
-
-def _temperatures(root: Path) -> Optional[Dict[str, float]]:
-    found = {}
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        value = _number(zone / "temp")
-        if value is not None:
-            found[_text(zone / "type") or zone.name] = value / 1000
-    return found or None
-
-
 def _cpu_seconds(root: Path) -> Optional[Dict[str, float]]:
     """Seconds since boot over all cores: busy (user, nice, system, interrupts) and taken by the hypervisor."""
-    words = (_text(root / "proc/stat") or "").split("\n")[0].split()
+    words = (text(root / "proc/stat") or "").split("\n")[0].split()
     if len(words) < 9 or words[0] != "cpu":
         return None
     user, nice, system, _, _, irq, soft, steal = (int(word) / os.sysconf("SC_CLK_TCK") for word in words[1:9])

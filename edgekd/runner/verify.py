@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple, Union
 
 import numpy as np
 
@@ -31,13 +31,18 @@ def files(bundle: Bundle) -> None:
     """
     for path in sorted(bundle.folder.rglob("*")):
         name = path.relative_to(bundle.folder).as_posix()
-        if not path.is_dir() and name != bundles.FILE and name not in bundle.files:
+        if (
+            (path.is_symlink() or not path.is_dir())
+            and name not in (bundles.FILE, bundles.SIGNATURE)
+            and name not in bundle.files
+        ):
             raise RunnerError(INTEGRITY, name, "lies in the bundle and is not listed", "only the files of bundle.json")
     for name, expected in sorted(bundle.files.items()):
         try:
             found = sha256(bundle.path(name))
-        except OSError as error:
-            raise RunnerError(INTEGRITY, name, error.strerror or str(error), "a file of the bundle") from error
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            found = getattr(error, "strerror", None) or str(error)
+            raise RunnerError(INTEGRITY, name, found, "a file of the bundle") from error
         if found != expected:
             raise RunnerError(INTEGRITY, name, "SHA-256 {}".format(found), expected, "make the bundle again")
 
@@ -67,17 +72,17 @@ def array(bundle: Bundle, name: str, dtype: Any, dimensions: int) -> npt.NDArray
 
 
 def golden(bundle: Bundle, normalise: Normaliser, runtime: Runtime) -> Dict[str, Union[int, float]]:
-    """Answer the golden images one by one and compare; gives `agreement.compare`'s figures and the tolerance.
+    """Answer the golden images and compare; gives `agreement.compare`'s figures and the tolerance.
+
+    One by one, or as many at once as the engine takes where a call costs a process.
 
     Raises:
         RunnerError: 3: outside the tolerance, or answers that cannot be compared; 6: golden.npz is not what it should be.
     """
-    try:
-        with np.load(str(bundle.path(bundle.golden)), allow_pickle=False) as file:
-            images, expected = file["images"], file["logits"]
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise RunnerError(INTEGRITY, bundle.golden, "not golden images and logits: {}".format(error)) from error
-    answers: List[npt.NDArray[np.float32]] = [runtime.infer(normalise(image[None])) for image in images]
+    images, expected = _golden(bundle)
+    step = (runtime.batch or len(images)) if runtime.whole else 1
+    pieces = [images[i : i + step] for i in range(0, len(images), step)]
+    answers: List[npt.NDArray[np.float32]] = [runtime.infer(normalise(piece)) for piece in pieces]
     try:
         found = agreement.compare(expected, np.concatenate(answers))
     except ValueError as error:
@@ -94,3 +99,19 @@ def golden(bundle: Bundle, normalise: Normaliser, runtime: Runtime) -> Dict[str,
             "this runtime does not compute what the model was checked with",
         )
     return found
+
+
+def _golden(bundle: Bundle) -> Tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Images uint8 [g, H, W, C] and logits float [g, classes] of golden.npz, g >= 1."""
+    try:
+        with np.load(str(bundle.path(bundle.golden)), allow_pickle=False) as file:
+            images, logits = file["images"], file["logits"]
+    except (AttributeError, TypeError, IndexError) as error:  # a lone array
+        raise RunnerError(INTEGRITY, bundle.golden, "not a .npz: {}".format(error)) from error
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise RunnerError(INTEGRITY, bundle.golden, "not golden images and logits: {}".format(error)) from error
+    right = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == len(bundle.mean) and len(images) > 0
+    if not right or logits.shape != (len(images), len(bundle.labels)) or logits.dtype.kind != "f":
+        found = "{} {}, {} {}".format(images.dtype, images.shape, logits.dtype, logits.shape)
+        raise RunnerError(INTEGRITY, bundle.golden, found, "uint8 [g, H, W, C] and float [g, classes], g >= 1")
+    return images, logits

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from edgekd.runner.failure import STAGE_FAILED, VOID, RunnerError
-from edgekd.runner.runtimes.base import Runtime
+from edgekd.runner.runtimes.base import Runtime, Setting
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,10 +38,11 @@ class Engine(Runtime):
         self.settings = {"graph_optimization": "all", "allow_spinning": "0", "execution_mode": "sequential"}
         self._session: ort.InferenceSession
 
-    def load(self, path: Path, provider: str, threads: int) -> None:
+    def load(self, path: Path, setting: Setting) -> None:
         """Make the session; the first provider that it reports must be the one asked for."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        self.known(setting.options, ())
+        options, provider = ort.SessionOptions(), setting.provider
+        options.intra_op_num_threads = setting.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", self.settings["allow_spinning"])
@@ -60,8 +61,12 @@ class Engine(Runtime):
                 provider,
                 "available here: " + ", ".join(ort.get_available_providers()),
             )
-        first = self._session.get_inputs()[0]
-        self._input, self._output = str(first.name), str(self._session.get_outputs()[0].name)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or not outputs:
+            found = "{} inputs, {} outputs".format(len(inputs), len(outputs))
+            raise RunnerError(STAGE_FAILED, path.name, found, "one input, and the logits as first output")
+        first = inputs[0]
+        self._input, self._output = str(first.name), str(outputs[0].name)
         self.batch = first.shape[0] if first.shape and isinstance(first.shape[0], int) else None
 
     def infer(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

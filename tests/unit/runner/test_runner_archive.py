@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import edgekd
+from edgekd.runner.failure import MISSING, RunnerError
 from edgekd.runner.runtimes import base
 from edgekd.stages.bench import build_runner
+from edgekd.stages.runner_archive import bare
 
 PACKAGE = Path(edgekd.__file__).parent
 SOURCES = sorted((PACKAGE / "runner").rglob("*.py")) + [PACKAGE / f"{n}.py" for n in ("__init__", "stats", "agreement")]
@@ -50,8 +53,12 @@ def test_annotations_are_never_evaluated_and_generics_stay_in_them(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_imports_are_the_standard_library_numpy_and_its_own_parts(path):
-    engine = path.stem if path.parent.name == "runtimes" else ""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    needs = (
+        " ".join(re.findall(r"Needs: (.*)", ast.get_docstring(tree) or "")) if path.parent.name == "runtimes" else ""
+    )
+    named = set(re.findall(r"\w+", needs.replace("-", "_")))
+    for node in ast.walk(tree):
         modules = []
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -63,7 +70,7 @@ def test_imports_are_the_standard_library_numpy_and_its_own_parts(path):
             if top == "edgekd":
                 assert module.startswith(OWN), module
             else:
-                assert top in sys.stdlib_module_names or top in ("numpy", engine), module
+                assert top in sys.stdlib_module_names or top in {"numpy", *named}, module
 
 
 def test_the_archive_is_small_and_whole(tmp_path):
@@ -79,6 +86,45 @@ def test_equal_sources_give_equal_bytes_at_another_time(tmp_path):
     first = build_runner(tmp_path / "a.pyz").read_bytes()
     time.sleep(2.1)  # a zip's clock counts two seconds
     assert build_runner(tmp_path / "b.pyz").read_bytes() == first
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_what_is_left_out_of_the_archive_is_docstrings_and_comments(path):
+    """The same syntax tree, the same lines."""
+    source = path.read_text(encoding="utf-8")
+    packed = bare(source)
+
+    def skeleton(text):
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+                and ast.get_docstring(node, False) is not None
+            ):
+                node.body[0].value = ast.Constant("")
+                node.body[0].end_lineno = node.body[0].end_col_offset = 0
+        tree.body = [node for node in tree.body if not isinstance(node, ast.Expr)]
+        return [
+            (type(node).__name__, getattr(node, "lineno", 0), getattr(node, "name", getattr(node, "id", "")))
+            for node in ast.walk(tree)
+            if not isinstance(node, ast.Constant)
+        ]
+
+    assert skeleton(packed) == skeleton(source)
+    assert packed.count("\n") == source.count("\n")
+    assert "#" not in re.sub(r"(\"[^\"\n]*\"|'[^'\n]*')", "", packed)
+
+
+def test_the_runner_needs_python_38(tmp_path):
+    """Vermin knows which release brought each function of the standard library."""
+    vermin = [str(Path(sys.executable).with_name("vermin")), "--target=3.8-", "--no-tips", "--violations"]
+    if not Path(vermin[0]).is_file():
+        pytest.skip("vermin is not installed")
+    newer = tmp_path / "newer.py"
+    newer.write_text("print('a'.removeprefix('a'))\n")
+    assert subprocess.run([*vermin, str(newer)], capture_output=True).returncode == 1
+    done = subprocess.run([*vermin, *map(str, SOURCES)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_archive_runs_from_anywhere_without_edgekd(tmp_path):
@@ -103,8 +149,14 @@ def test_engines_are_found_in_folder_and_archive(tmp_path):
 
 
 @pytest.mark.parametrize("engine", sorted(base.names()))
-def test_every_engine_is_a_runtime(engine):
-    assert issubclass(base.find(engine), base.Runtime)
+def test_every_engine_is_a_runtime_or_says_what_to_install(engine):
+    try:
+        found = base.find(engine)
+    except RunnerError as error:
+        assert error.exit_code == MISSING
+        assert "install" in error.hint, error.line()
+    else:
+        assert issubclass(found, base.Runtime)
 
 
 def test_the_runner_never_imports_torch():

@@ -74,8 +74,9 @@ def test_every_sample_is_kept_and_the_figures_are_theirs(measured):
     _, out, result = measured
     with np.load(out / "samples.npz") as file:
         samples = dict(file)
-    assert set(samples) == {"end_to_end_ns", "preprocess_ns", "inference_ns"}
-    np.testing.assert_array_equal(samples["end_to_end_ns"], samples["preprocess_ns"] + samples["inference_ns"])
+    parts = {"preprocess_ns", "inference_ns", "postprocess_ns"}
+    assert set(samples) == {"end_to_end_ns", *parts}
+    np.testing.assert_array_equal(samples["end_to_end_ns"], sum(samples[name] for name in parts))
     assert all(values.dtype == np.int64 and values.min() > 0 for values in samples.values())
     assert samples["end_to_end_ns"].sum() / 1e9 <= 3.5
     for name, figures in result["latency"].items():
@@ -188,9 +189,19 @@ def test_pickled_arrays_are_never_loaded(bundle, tmp_path, capsys):
         {"std": [0.3, 0.3]},
         {"tolerance": -1},
         {"labels": ["one"]},
-        {"schema_version": 2},
+        {"schema_version": 1},
         {"surprise": 1},
         {"files": {"../model.onnx": "00"}},
+        {"kind": "both"},
+        {"kind": "deploy"},
+        {"size": [8]},
+        {"size": [8, 0]},
+        {"resize": "crop"},
+        {"device_kind": "desk"},
+        {"precision": "int4"},
+        {"options": 3},
+        {"options": {"no_such": 1}},
+        {"mean": [0.3, 0.3], "std": [0.3, 0.3]},
     ],
 )
 def test_a_wrong_bundle_json_is_exit_2(bundle, changes, tmp_path, capsys):
@@ -203,7 +214,7 @@ def test_a_wrong_call_is_exit_2(arguments, capsys):
 
 
 def test_an_unknown_runtime_is_exit_5(bundle, tmp_path, capsys):
-    said = failed(capsys, ["bench", bundle.seal(runtime="tensorrt"), tmp_path / "out"], 5, "missing_tool")
+    said = failed(capsys, ["bench", bundle.seal(runtime="tensorflux"), tmp_path / "out"], 5, "missing_tool")
     assert "onnxruntime" in said["expected"]
 
 

@@ -1,0 +1,1 @@
+"""Power sensors of the program on the device: one file each."""
