@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgekd.report.schema import Drop, Facts, Latency, Number, StageRow
 
 NONE = "–"
+UNREAL = ("emulated", "simulator", "estimated")  # kinds whose times are no latencies
 MINUS = "−"
 
 
@@ -93,10 +94,25 @@ def void(bench: Latency) -> str:
 
 
 def state(bench: Latency) -> str:
-    """The verdict of a measurement with what speaks against it."""
+    """The verdict of a measurement with what speaks against it, and first what it was made on where that is no real device."""
     if bench.state == "void":
         return void(bench)
-    return f"{bench.verdict}: {'; '.join(bench.reasons)}" if bench.reasons else bench.verdict
+    kind = f"{bench.kind}: correctness only" if bench.kind in UNREAL else ""
+    reasons = [reason for reason in bench.reasons if reason != kind]
+    verdict = f"{bench.verdict}: {'; '.join(reasons)}" if reasons else bench.verdict
+    return f"{kind}; {verdict}" if kind else verdict
+
+
+def energy(bench: Latency) -> str:
+    """`4.02 mJ an inference [3.98, 4.06] above rest (rail VDD_IN: 9.01 W, 5.00 W at rest; 198 sensor updates)`, or why there is none."""
+    power = bench.power
+    if power is None:
+        return ""
+    if power.energy_mj is None or power.mean_mw is None or power.idle_mw is None:
+        return f"no energy figure: {power.refused}"
+    figure, watts = power.energy_mj, f"{power.mean_mw / 1000:.2f} W, {power.idle_mw / 1000:.2f} W at rest"
+    text = f"{figure.value:.3g} mJ an inference{_interval(figure, '.3g')} above rest ({power.total}: {watts}; {count(figure.n)} sensor updates)"
+    return f"{text}; {power.note}" if power.note else text
 
 
 def throughput(bench: Latency) -> str:

@@ -236,3 +236,22 @@ def test_pass_chance_goes_on_where_it_is_no_longer_summed():
     chances = [stats.pass_chance(2.5 * np.sqrt(0.01 / n), n, 0.01) for n in (199_000, 201_000)]
     assert chances[1] == pytest.approx(chances[0], abs=0.005)
     assert stats.pass_chance(3.01 / 500, 500, 0.0) == 1 and stats.pass_chance(2.99 / 500, 500, 0.0) == pytest.approx(0)
+
+
+def test_interval_of_a_mean_covers_it_although_readings_depend_on_each_other():
+    """AR(1) with coefficient 0.6, as readings of a slow sensor: an interval that took them for independent would cover 67 %."""
+    covered = 0
+    for seed in range(200):
+        noise = np.random.default_rng(seed).normal(size=200)
+        values = np.zeros(200)
+        for i in range(1, 200):
+            values[i] = 0.6 * values[i - 1] + noise[i]
+        low, high = stats.mean_interval(values + 7)
+        covered += low <= 7 <= high
+    assert covered >= 176  # 88 %: 91 seen of 100, two standard errors of 200
+
+
+def test_interval_of_the_mean_of_a_constant_is_a_point_and_needs_ten():
+    assert stats.mean_interval(np.full(12, 3.0)) == (3.0, 3.0)
+    with pytest.raises(ValueError, match="10"):
+        stats.mean_interval(np.arange(9))
