@@ -7,6 +7,7 @@ import pytest
 
 # Tests see no workspace of the user's. Not a fixture: one of a wider scope would run before it.
 os.environ.pop("EDGEKD_WORKSPACE", None)
+os.environ["EDGEKD_CONFIG"] = str(Path(__file__).with_name("no-config"))  # nor boards
 
 
 @pytest.fixture(scope="session")

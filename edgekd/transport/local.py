@@ -40,6 +40,16 @@ class Link(Transport):
             raise StageFailed(Path(argv[0]).name, f"killed by {_name(number)} ({why})", "a worker that ends by itself")
         return Completed(code, out, err)
 
+    def start(self, argv: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a command to be talked to."""
+        pipe = subprocess.PIPE
+        try:
+            return subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace")
+        except FileNotFoundError as error:
+            raise MissingTool(argv[0], "no such program", "a program on this machine") from error
+        except OSError as error:
+            raise StageFailed(argv[0], error.strerror or str(error), "a program that starts") from error
+
     def pull(self, there: str, folder: Path) -> None:
         """Copy the files."""
         source = Path(there)

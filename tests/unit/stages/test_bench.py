@@ -1,6 +1,7 @@
 """Stage bench: a sealed export artifact is measured by the runner in its own process; its exit codes become our errors."""
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -242,7 +243,10 @@ def test_check_refuses_before_work(world, change, kind):
 
 
 def test_check_says_what_to_install(world, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "edgekd.runner.runtimes.onnxruntime", raising=False)
     with pytest.raises(errors.MissingTool, match="pip install onnxruntime"):
         bench.check(PARAMS, world.context)
 
