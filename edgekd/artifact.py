@@ -21,6 +21,7 @@ HINT = "edgekd artifacts gc, then run again"
 STEP = r"[a-z][a-z0-9_]*(/[A-Za-z0-9][A-Za-z0-9._@-]{0,199}){0,3}"  # a folder, or folders below one another
 FOLDER = r"[0-9a-f]{8}-[0-9a-f]{8}(\.[0-9]{1,6})?"
 ID = re.compile(f"{STEP}/{FOLDER}")
+MATERIAL = ("stage", "version", "params", "plugin", "environment")  # of a manifest: what its key hashes beside the inputs
 # A metric with one of these endings is a number.
 UNITS = ("_percent", "_ms", "_s", "_second", "_seconds", "_pp", "_db", "_mib", "_bytes")
 
@@ -39,6 +40,17 @@ def sha256_file(path: Path) -> str:
 def payload_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
     """What came out: SHA-256 over names and hashes of the payload files of a manifest's `files`, hex."""
     return hashlib.sha256(canonical({n: e["sha256"] for n, e in files.items() if e["payload"]})).hexdigest()
+
+
+def material(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the key of a manifest hashes, as the manifest says it."""
+    own = {name: manifest[name] for name in MATERIAL if name in manifest}
+    return {**own, "inputs": {role: entry["digest"] for role, entry in manifest["inputs"].items()}}
+
+
+def material_key(values: Mapping[str, Any]) -> str:
+    """What went in: SHA-256 of the canonical JSON of key material, hex."""
+    return hashlib.sha256(canonical(values)).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekd.artifact import MANIFEST, Artifact, payload_digest, read, sha256_file
+from edgekd.artifact import MANIFEST, Artifact, payload_digest, read, sealed_bytes, sha256_file
 from edgekd.errors import IntegrityError
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is not as it was sealed.
+
+    Attributes:
+        artifact: Id of the artifact.
+        file: Name of the file in it; "": the artifact as a whole.
+        found: What is there, in words.
+        expected: What was sealed, for people or as a hash.
+    """
+
+    artifact: str
+    file: str
+    found: str
+    expected: str
+
+    @property
+    def text(self) -> str:
+        """One line."""
+        return f"{self.artifact}: {self.file} {self.found}" if self.file else f"{self.artifact}: {self.found}"
 
 
 def damage(folder: Path) -> list[str]:
@@ -20,19 +43,30 @@ def damage(folder: Path) -> list[str]:
 
 def verify(artifact: Artifact) -> list[str]:
     """Recompute the hash of every file of an artifact, whose manifest `read` has checked; one line a difference."""
-    problems = []
+    return [fault.text for fault in faults(artifact)]
+
+
+def faults(artifact: Artifact) -> Iterator[Fault]:
+    """The differences that `verify` says, one by one."""
     files: Mapping[str, Any] = artifact.manifest["files"]
     for name, entry in files.items():
-        path = artifact.path / name
+        path, expected = artifact.path / name, f"SHA-256 {entry['sha256']}"
         if not path.is_file() or path.is_symlink():
-            problems.append(f"{artifact.id}: {name} is missing")
-        elif sha256_file(path) != entry["sha256"]:
-            problems.append(f"{artifact.id}: {name} has other bytes than were sealed")
+            yield Fault(artifact.id, name, "is missing", expected)
+        elif (found := sha256_file(path)) != entry["sha256"]:
+            yield Fault(artifact.id, name, f"has other bytes than were sealed (SHA-256 {found})", expected)
     extra = sorted(p.relative_to(artifact.path).as_posix() for p in artifact.path.rglob("*") if p.is_file())
-    problems += [f"{artifact.id}: {name} was not sealed" for name in extra if name not in files and name != MANIFEST]
+    for name in extra:
+        if name not in files and name != MANIFEST:
+            yield Fault(artifact.id, name, "was not sealed", "no such file")
     if payload_digest(files) != artifact.digest:
-        problems.append(f"{artifact.id}: {MANIFEST} does not match the artifact's id")
-    return problems
+        yield Fault(artifact.id, MANIFEST, "does not match the artifact's id", f"digest {payload_digest(files)}")
+    if (artifact.path / MANIFEST).read_bytes() != sealed_bytes(_unsealed(artifact.manifest)):
+        yield Fault(artifact.id, MANIFEST, "is spelled otherwise than it was sealed", "the bytes that were sealed")
+
+
+def _unsealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in manifest.items() if name != "seal"}
 
 
 def require(artifact: Artifact) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgekd import registry
-from edgekd.artifact import Artifact, canonical, sha256_file
+from edgekd.artifact import Artifact, material_key, sha256_file
 from edgekd.console import Console
 from edgekd.data.checkpoint_file import find_checkpoint
 from edgekd.fit.distributed import ALONE, Group
@@ -19,6 +18,7 @@ from edgekd.params import (
     AdoptParams,
     BenchParams,
     DataParams,
+    ExportParams,
     Params,
     QatParams,
     QuantizeParams,
@@ -30,6 +30,7 @@ from edgekd.plan import Step
 from edgekd.recipe import Fit
 from edgekd.stages import joint
 from edgekd.stages.base import RunContext
+from edgekd.tools import place as tools
 from edgekd.validation import QAT_STARTS
 
 FILES = ("checkpoint", "weights", "onnx")  # parameters that name a file; beside each stands `<name>_sha256`
@@ -76,7 +77,7 @@ class Keyed:
     @property
     def key(self) -> str:
         """SHA-256 of the canonical JSON of the material, hex."""
-        return hashlib.sha256(canonical(self.material)).hexdigest()
+        return material_key(self.material)
 
 
 def prepare(step: Step, settings: Settings) -> Step:
@@ -133,6 +134,8 @@ def keyed(step: Step, inputs: Mapping[str, Artifact], settings: Settings) -> Key
             if members:
                 versions = [{"name": use, "version": registry.find(group, use).version} for use, _ in members]
                 material["plugin"]["members"] = versions
+    if isinstance(step.params, ExportParams) and step.params.tool is not None:
+        material["plugin"]["tool"] = tools.fingerprint(step.params.tool)
     if fit_of(step.params) is not None:
         context = context_of(step.params, settings)
         place = {"device": context.device, "precision": context.precision}
@@ -205,6 +208,7 @@ def _hashed(params: Params) -> dict[str, Any]:
         if isinstance(params, ViewsParams):
             values.pop(name)
     values.pop("expect_top1", None)  # a check of the result, not an input of it
+    values.pop("board", None)  # what the user calls it: what it is stands in the fingerprint
     for name in FILES:
         if values.get(f"{name}_sha256"):
             values.pop(name)  # its bytes count, not its name

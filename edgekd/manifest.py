@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
@@ -15,10 +16,12 @@ from typing import Any
 
 from edgekd import __version__
 from edgekd.artifact import Artifact, canonical
+from edgekd.artifact import material as artifact_material
 from edgekd.recipe import Recipe
 from edgekd.runner import state
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxsim", "onnxscript", "numpy", "pyarrow", "pillow")
+ABSENT = "absent"
 
 
 def facts(
@@ -42,30 +45,62 @@ def facts(
         "sealed_at": datetime.now(UTC).isoformat(),
         "versions": versions(),
         "source": source(),
-        "host": {
-            "system": platform.system(),
-            "machine": platform.machine(),
-            "processor": state.processor(),
-            "name": platform.node(),
-        },
+        "host": host(),
     }
+
+
+def host() -> dict[str, str]:
+    """This machine."""
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": state.processor(),
+        "name": platform.node(),
+    }
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing in which the key material of two artifacts differs.
+
+    Attributes:
+        name: Dotted: `params.fit.lr`, `inputs.teacher`, `plugin.version`, `environment.device`.
+        before: The old value; ABSENT where there was none.
+        after: The new one, likewise.
+    """
+
+    name: str
+    before: Any
+    after: Any
+
+    @property
+    def text(self) -> str:
+        """`fit.lr: 0.1 -> 0.05`."""
+        return f"{self.name.removeprefix('params.')}: {self.before} -> {self.after}"
 
 
 def difference(before: Mapping[str, Any], material: Mapping[str, Any]) -> str:
     """The first three things in which new key material differs from an older manifest, in words."""
-    old = dict(_flat({k: before.get(k) for k in ("version", "params", "plugin", "environment")}))
-    old |= {f"inputs.{role}": entry["digest"][:8] for role, entry in before["inputs"].items()}
-    new = dict(_flat({k: material.get(k) for k in ("version", "params", "plugin", "environment")}))
-    new |= {f"inputs.{role}": digest[:8] for role, digest in material["inputs"].items()}
-    changed = [
-        f"{name.removeprefix('params.')}: {_show(old, name)} -> {_show(new, name)}"
-        for name in sorted({*old, *new})
-        if old.get(name, ...) != new.get(name, ...)
-    ]
+    changed = [change.text for change in changes(artifact_material(before), material)]
     if not changed:
         return ""
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     return ", ".join(changed[:3]) + more
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """Everything in which two sets of key material differ, by name; of an input's digest the first letters are said."""
+    old, new = _said(before), _said(after)
+    return [
+        Change(name, old.get(name, ABSENT), new.get(name, ABSENT))
+        for name in sorted({*old, *new})
+        if old.get(name, ...) != new.get(name, ...)
+    ]
+
+
+def _said(material: Mapping[str, Any]) -> dict[str, Any]:
+    own = dict(flat({name: material.get(name) for name in ("version", "params", "plugin", "environment")}))
+    return own | {f"inputs.{role}": digest[:8] for role, digest in material["inputs"].items()}
 
 
 def _portable(recipe: Recipe) -> dict[str, Any]:
@@ -113,13 +148,10 @@ def source() -> dict[str, str]:
     return found
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of nested mappings; a list is one value."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+            yield from flat(item, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
-
-
-def _show(values: Mapping[str, Any], name: str) -> str:
-    return str(values[name]) if name in values else "absent"
