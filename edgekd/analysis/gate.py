@@ -16,18 +16,19 @@ number of steps is due. What suffers by their number is the chance of a good cha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekd.analysis import marks
+from edgekd.analysis import coverage, marks
 from edgekd.analysis.losses import Loss, answers, loss
 from edgekd.artifact import Artifact
 from edgekd.errors import CheckFailed
+from edgekd.predictions import FILE
 from edgekd.recipe import Gate
 
-KINDS = ("qat", "graph", "quantized", "bench")  # steps that are held to it, in the order of the chain
+KINDS = ("qat", "graph", "quantized", "export", "bench")  # steps that are held to it, in the order of the chain
 ORIGINS = ("student", "graph")  # what drops are measured from: an ONNX file of the user's has no student before it
 ROUNDING = 1e-9  # percentage points: 0.1 + 0.2 is not 0.3
 LIKELY = (1.645 + 0.842) ** 2  # (normal quantiles of the bound and of 80 % passing), squared
@@ -94,21 +95,25 @@ class Judged:
             return "edgekd parity"
         if kind(self.step) == "qat":
             return "more qat.epochs, or a smaller qat.lr"
+        if kind(self.step) == "export":
+            return "--set quantize.images=N with more of them, or (of a network) a qat section"
         other = "more qat.epochs" if self.trained else "--set quantize.use=mixed, or (of a network) a qat section"
         return f"edgekd sensitivity shows the layers that lose it; {other}"
 
 
-def routes(made_from: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+def routes(made_from: Mapping[str, Iterable[str]], answering: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
     """Of every step that is held to the gate: itself and the ones held to it before, in the order of the chain.
 
     Args:
         made_from: {step: steps that it is made from}, upstream first; all of one chain.
+        answering: The exports that are evaluated where they are made; any other one is its source in another file.
     """
     start = origin(made_from)
     found: dict[str, tuple[str, ...]] = {}
     for name, inputs in made_from.items():
         before = [step for other in inputs for step in found.get(other, ())]
         held = kind(name) in KINDS and start is not None and name != start
+        held = held and (kind(name) != "export" or name in answering)
         found[name] = tuple(dict.fromkeys([*before, name] if held else before))
     return {name: route for name, route in found.items() if route and route[-1] == name}
 
@@ -117,6 +122,11 @@ def origin(steps: Iterable[str]) -> str | None:
     """What drops are measured from: the student, or the graph where it was given; None: a quantized file was given."""
     there = set(steps)
     return next((name for name in ORIGINS if name in there), None)
+
+
+def answering(artifacts: Mapping[str, Artifact]) -> list[str]:
+    """The exports of a chain that hold answers of their own."""
+    return [name for name, made in artifacts.items() if kind(name) == "export" and (made.path / FILE).is_file()]
 
 
 def allowance(gate: Gate, route: Sequence[str]) -> tuple[float, str]:
@@ -151,10 +161,12 @@ class Watch:
     """Holds a run to its gate: each step as soon as it is there, made now or before; what stands behind a failed one is left out."""
 
     def __init__(self, gate: Gate | None, recipe: str, workspace: Path, tell: Callable[[str], None]) -> None:
-        self.gate, self.recipe, self.workspace, self.tell = gate, recipe, workspace, tell
+        self.gate = None if gate is None else gate.budgeted
+        self.demanded, self.recipe, self.workspace, self.tell = gate, recipe, workspace, tell
         self.made_from: dict[str, tuple[str, ...]] = {}
         self.stopped: dict[str, str] = {}  # step -> the one that fails the gate: itself, or upstream of it
         self.failed: list[Judged] = []
+        self.uncovered: list[CheckFailed] = []
 
     def leaves_out(self, name: str, inputs: Iterable[str]) -> bool:
         """Whether a step must not be made; said once."""
@@ -171,7 +183,12 @@ class Watch:
         Raises:
             CheckFailed: It cannot be compared with the origin.
         """
-        route, start = routes(self.made_from).get(name), origin(done)
+        uncovered = coverage.refused(self.demanded, done[name])
+        if uncovered is not None:
+            self.tell(f"gate    {name}  {uncovered.found}")
+            self.uncovered.append(uncovered)
+            self.stopped[name] = name
+        route, start = routes(self.made_from, answering(done)).get(name), origin(done)
         if self.gate is None or route is None or start is None:
             return
         judged = judge(self.gate, route, done[start], done[name])
@@ -189,8 +206,8 @@ class Watch:
         Raises:
             CheckFailed: Some did not.
         """
-        if not self.failed:
+        errors = [*(judged.failure() for judged in self.failed), *self.uncovered]
+        if not errors:
             return
-        error = self.failed[0].failure()
-        others = [f"{judged.artifact}: gate {judged.text}" for judged in self.failed[1:]]
+        error, others = errors[0], [f"{other.where}: {other.found}" for other in errors[1:]]
         raise CheckFailed(error.where, "\n".join([error.found, *others]), error.expected, error.hint)

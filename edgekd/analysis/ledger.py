@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgekd import stats
-from edgekd.analysis.gate import KINDS, Judged, allowance, kind, origin, routes
+from edgekd.analysis.gate import KINDS, Judged, allowance, answering, kind, origin, routes
 from edgekd.analysis.losses import Loss, answers, comparable, loss
 from edgekd.artifact import Artifact
 from edgekd.predictions import Predictions
 from edgekd.recipe import Gate
 
-ORDER = ("data", "views", "teacher", "student", *KINDS[:-1], "export", "bench")
+ORDER = ("data", "views", "teacher", "student", "qat", "program", "graph", "quantized", "export", "bench")
 SHOWN = ("teacher", "student", *KINDS)
 OTHER_IMAGES = "answered other test images: not compared"
 
@@ -33,8 +33,9 @@ def ledger(artifacts: Mapping[str, Artifact], gate: Gate | None) -> list[dict[st
         IntegrityError: Stored answers are damaged.
     """
     made_from = _made_from(artifacts)
+    gate = None if gate is None else gate.budgeted
     found = {name: told for name in made_from if _counts(name, artifacts[name]) and (told := answers(artifacts[name]))}
-    ways, start = routes(made_from), origin(made_from)
+    ways, start = routes(made_from, answering(artifacts)), origin(made_from)
     before = {name: _previous(name, made_from, found) for name in found}
     return [
         _row(name, artifacts[name], found, before[name], start if name in ways else None, gate, ways.get(name, ()))
@@ -73,8 +74,14 @@ def _row(
         "previous": since_previous.figures() if since_previous else None,
         "origin": since_start.figures() if since_start else None,
         "gate": judged,
-        "verdict": _verdict(previous, start, since_previous, since_start),
+        "verdict": _verdict(previous, start, since_previous, since_start) + _by(artifact),
     }
+
+
+def _by(artifact: Artifact) -> str:
+    """Who answered for a file that a tool chain made: what its answers are worth."""
+    by = artifact.metrics.get("answered_by")
+    return f" [{by}]" if by else ""
 
 
 def _verdict(previous: str | None, start: str | None, since_previous: Loss | None, since_start: Loss | None) -> str:

@@ -7,7 +7,7 @@ the student differ. The chances of the steps on one way are added, which is neve
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from edgekd import stats
 from edgekd.analysis.gate import allowance, kind, origin, routes
@@ -24,18 +24,19 @@ MOST_IMAGES = 10**9
 STEPS = 50  # halvings: far below a thousandth of a percentage point
 
 
-def require(gate: Gate, made_from: Mapping[str, Sequence[str]], n: int) -> None:
+def require(gate: Gate, made_from: Mapping[str, Sequence[str]], n: int, answering: Collection[str] = ()) -> None:
     """See that a gate can be decided on this many test images.
 
     Args:
         gate: The recipe's.
         made_from: {step: steps that it is made from} of the whole chain, upstream first.
         n: Test images.
+        answering: See `gate.routes`.
 
     Raises:
         RecipeError: A chain that loses nothing would fail more than 1 time in 5; or there is nothing to measure a drop from.
     """
-    found = routes(made_from)
+    found = routes(made_from, answering)
     if origin(made_from) is None and any(kind(step) == "quantized" for step in made_from):
         raise RecipeError(
             "gate", "the student is a quantized file: no drop can be measured", "a float student", "--set gate=null"
@@ -50,7 +51,8 @@ def differing(route: Sequence[str]) -> float:
     """Share of images on which exactly one of the student and the end of a route is right, as assumed."""
     trained = TRAINED_ON if "qat" in route else 0.0
     scheme = next((step.partition("/")[2] for step in route if kind(step) == "quantized"), "none")
-    return max(trained, QUANTIZED if precision(scheme) == "int8" else ROUNDED)
+    made_there = any(kind(step) == "export" for step in route)  # by a tool chain, which is nearly always int8
+    return max(trained, QUANTIZED if made_there or precision(scheme) == "int8" else ROUNDED)
 
 
 def _tests(gate: Gate, route: Sequence[str]) -> list[tuple[float, float]]:
@@ -58,7 +60,8 @@ def _tests(gate: Gate, route: Sequence[str]) -> list[tuple[float, float]]:
     tests: list[tuple[float, float]] = []
     for i in range(len(route)):
         budget = allowance(gate, route[: i + 1])[0] / 100
-        if kind(route[i]) == "bench" and tests:
+        again = kind(route[i]) == "bench" or (i > 0 and kind(route[i]) == kind(route[i - 1]) == "export")
+        if again and tests:
             tests[-1] = (min(tests[-1][0], budget), tests[-1][1])
         else:
             tests.append((budget, differing(route[: i + 1])))

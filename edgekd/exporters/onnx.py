@@ -12,7 +12,7 @@ from pathlib import Path
 from edgekd import onnxfile
 from edgekd.artifact import Artifact
 from edgekd.errors import RecipeError
-from edgekd.exporters.base import Exporter
+from edgekd.exporters.base import Exporter, Work
 from edgekd.params import ExportParams
 
 
@@ -26,7 +26,7 @@ class ONNX(Exporter):
     VERSION = 1
     files = ("model.onnx", "model.json", "labels.txt", "golden.npz")
 
-    def export(self, source: Artifact, out: Path, *, target: ExportParams) -> Path:
+    def export(self, source: Artifact, out: Path, *, target: ExportParams, work: Work | None = None) -> Path:
         """Write the four files; the graph itself is not touched."""
         facts = json.loads((source.path / "model.json").read_text(encoding="utf-8"))
         found = facts.get("scheme", "none")

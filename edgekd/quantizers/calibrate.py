@@ -22,7 +22,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, c
 from edgekd import onnxfile, onnxrun
 from edgekd.errors import RecipeError, StageFailed
 from edgekd.quantizers.base import Range
-from edgekd.quantizers.qdq import FORMS, Form, Limits
+from edgekd.quantizers.qdq import FORMS, Form, Limits, operators
 
 # "distribution" is left out: it gives -2 dB on CIFAR networks
 METHODS = {
@@ -61,7 +61,7 @@ def limits(model: ModelProto, batches: Batches, method: str, scheme: str) -> Lim
         try:
             tool = create_calibrator(
                 path,
-                list(FORMS[scheme].operators),
+                list(operators(model, scheme)),
                 augmented_model_path=str(Path(folder) / "augmented.onnx"),
                 calibrate_method=METHODS[method],
             )

@@ -32,7 +32,7 @@ class PTQ(Quantizer):
 
     Scheme `u8s8` (x86 and ARM CPUs): activations uint8 asymmetric, weights int8 symmetric, logits of a Gemm in float. Scheme
     `s8-trt` (TensorRT): activations int8 symmetric, rounded on the inputs of Conv, Gemm and Add alone, bias in float; 1.5
-    times slower than float on x86.
+    times slower than float on x86. Scheme `qnn` (Qualcomm Hexagon): as `u8s8`, rounded around every operator, the logits too.
 
     Args:
         calibrate: How ranges are chosen: `minmax` (memory of one batch); `percentile` (99.999 % of the values, memory of
@@ -47,7 +47,7 @@ class PTQ(Quantizer):
     """
 
     VERSION = 2  # 2: the logits of a Gemm stay in float
-    schemes = ("u8s8", "s8-trt")
+    schemes = ("u8s8", "s8-trt", "qnn")
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
+from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -38,8 +39,11 @@ class Form:
         lowest: Smallest integer in use.
         highest: Largest integer in use.
         symmetric: Activations have zero point 0.
-        operators: Operators between which values are rounded, in a fixed order (the file's order hangs on it).
+        operators: Operators between which values are rounded, in a fixed order (the file's order hangs on it); none: all that
+            the graph has.
         options: Further options of onnxruntime.
+        configure: onnxruntime's own function that adds what one backend wants of single tensors.
+        float_logits: Logits stay as the last layer gives them.
     """
 
     type: QuantType
@@ -48,9 +52,12 @@ class Form:
     symmetric: bool
     operators: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    configure: Callable[..., Any] | None = None
+    float_logits: bool = True
 
 
 _TENSORRT = ("Conv", "Gemm", "Add")
+_NO_ROUNDING = {"Cast", "Constant", "Shape"}  # their outputs are no activations
 FORMS = {
     # x86 and ARM CPUs: signed activations are 1.5 times slower than float on x86, unsigned ones 1.8 times faster
     "u8s8": Form(QuantType.QUInt8, 0, 255, False, tuple(sorted({*QLinearOpsRegistry, *QDQRegistry}))),
@@ -67,6 +74,17 @@ FORMS = {
             "QuantizeBias": False,
             "OpTypesToExcludeOutputQuantization": list(_TENSORRT),
         },
+    ),
+    # Hexagon: what is not rounded on both sides runs in float on another processor, the logits included
+    "qnn": Form(
+        QuantType.QUInt8,
+        0,
+        255,
+        False,
+        (),
+        {"MinimumRealRange": 0.0001, "DedicatedQDQPair": False, "QDQKeepRemovableActivations": False},
+        get_qnn_qdq_config,
+        float_logits=False,
     ),
 }
 
@@ -117,7 +135,7 @@ def written(
     form = FORMS[scheme]
     here = set(_values(model))  # a part of a graph has not all values that are known
     overrides = {name: [_override(own, form)] for name, own in (exact or {}).items() if name in here}
-    options: dict[str, Any] = {**form.options, "TensorQuantOverrides": overrides}
+    options: dict[str, Any] = {**form.options, "TensorQuantOverrides": _configured(model, form, overrides)}
     if only is not None:
         # its bias in float: an int32 one would be rounded, too
         options |= {"QuantizeBias": False, "OpTypesToExcludeOutputQuantization": list(LAYERS)}
@@ -136,20 +154,26 @@ def written(
                 tensors_range=TensorsData(CalibrationMethod.MinMax, {name: tuple(r) for name, r in known.items()}),
                 nodes_to_quantize=[] if only is None else [only],
                 nodes_to_exclude=[*kept, *bare],
-                op_types_to_quantize=list(form.operators),
+                op_types_to_quantize=list(operators(model, scheme)),
                 extra_options=options,
             )
             quantizer.quantize_model()
             quantizer.model.topological_sort()
     except ValueError as error:
         raise StageFailed(f"quantized/{scheme}", f"onnxruntime cannot quantize the graph: {error}") from error
-    made = surgery.bared(surgery.float_logits(quantizer.model.model), bare)
+    made = surgery.float_logits(quantizer.model.model) if form.float_logits else quantizer.model.model
+    made = surgery.bared(made, bare)
     unknown = [name for name in rounded(made) if name not in limits and name not in (exact or {})]
     if unknown:
         raise StageFailed(
             f"quantized/{scheme}", f"no range for the value {unknown[0]!r}", "one for every rounded value"
         )
     return made
+
+
+def operators(model: ModelProto, scheme: str) -> tuple[str, ...]:
+    """The operators of a graph between which a scheme rounds, in a fixed order."""
+    return FORMS[scheme].operators or tuple(sorted({node.op_type for node in model.graph.node} - _NO_ROUNDING))
 
 
 def rounded(model: ModelProto) -> dict[str, Range]:
@@ -211,6 +235,22 @@ def _values(model: ModelProto) -> list[str]:
 def _unused() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Limits that nothing is made of."""
     return np.array(0, np.float32), np.array(1, np.float32)
+
+
+def _configured(model: ModelProto, form: Form, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The quantizations that are given for single tensors, with those that the scheme's backend wants."""
+    if form.configure is None:
+        return overrides
+    config = form.configure(
+        model,
+        None,  # it calibrates nothing by itself
+        activation_type=form.type,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        init_overrides=overrides,
+        add_qtype_converts=False,
+    )
+    return dict(config.extra_options["TensorQuantOverrides"])
 
 
 def _override(given: Range, form: Form) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from edgekd.report.beginning import imported, skipped
 from edgekd.report.bench import latency
 from edgekd.report.datapart import data_facts
 from edgekd.report.folder import Answers, Folder, clean, flat
+from edgekd.report.placed import placed
 from edgekd.report.schema import (
     Account,
     DataFacts,
@@ -69,6 +70,7 @@ def gather(
         reconstruction=reconstruction(folders.get("student")),
         stages=tuple(_rows(folders, answers, {bench.step: bench for bench in benches}, plain)),
         ledger=tuple(Account.model_validate(clean(row)) for row in ledger),
+        placed=tuple(put for name, folder in folders.items() if (put := placed(name, folder)) is not None),
         curves=tuple(
             trained
             for name, folder in folders.items()

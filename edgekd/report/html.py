@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from edgekd.report import accounts, words
+from edgekd.report import accounts, placed, words
 from edgekd.report.folder import flat
 from edgekd.report.schema import Facts
 from edgekd.report.text import as_json
@@ -22,7 +22,7 @@ TABLE_CLASSES = 20  # classes up to which the confusion matrix is also a table; 
 def render(facts: Facts) -> str:
     """The whole page; the same facts give the same text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"words": words, "accounts": accounts, "table_classes": TABLE_CLASSES}
+    environment.globals |= {"words": words, "accounts": accounts, "placed": placed, "table_classes": TABLE_CLASSES}
     template = resources.files("edgekd.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(template).render(
         facts=facts,

@@ -147,10 +147,33 @@ class Histogram(Fact):
     counts: tuple[int, ...]
 
 
-class Latency(Fact):
-    """One benchmark; a void one keeps its reasons and gives no numbers.
+class Power(Fact):
+    """Energy of one inference above rest, or why there is none.
 
     Attributes:
+        total: How the whole was taken: a rail that all is drawn from, or the sum of several.
+        energy_mj: Of one inference, rest subtracted; n: updates of the sensor.
+        mean_mw: While queries ran.
+        idle_mw: Before them.
+        refused: Why there is no figure.
+        note: What is not in it.
+    """
+
+    probe: str
+    total: str
+    rails: tuple[str, ...] = ()
+    energy_mj: Number | None = None
+    mean_mw: float | None = None
+    idle_mw: float | None = None
+    refused: str | None = None
+    note: str = ""
+
+
+class Latency(Fact):
+    """One benchmark; a void one keeps its reasons and gives no numbers, nor does one of a device that is not a real one.
+
+    Attributes:
+        kind: `this CPU`, `this accelerator`, `board`; or `emulated`, `simulator`, `estimated`, whose times are no latencies.
         verdict: `valid`, `valid-unlocked` or `void`.
         reasons: What speaks against the figures.
         p50_ms: End to end, batch 1; likewise p90_ms.
@@ -168,6 +191,8 @@ class Latency(Fact):
     p90_ms: Number | None = None
     throughput_per_s: float | None = None
     throughput_batch: int | None = None
+    kind: str = "this CPU"
+    power: Power | None = None
     reasons: tuple[str, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     machine: tuple[tuple[str, str], ...] = ()
@@ -262,6 +287,41 @@ class Account(Fact):
     verdict: str = ""
 
 
+class Operator(Fact):
+    """One operator of a compiled network: what it was, where it runs (`NPU`, `CPU`), the compiler's cycles."""
+
+    operator: str
+    place: str
+    cycles: int | None = None
+    name: str = ""
+
+
+class Placed(Fact):
+    """What an NPU's compiler says of a target; nothing in here was measured.
+
+    Attributes:
+        kind: Who says so.
+        fell_back: Operators on the CPU, by name.
+        settings: The configuration that an estimate holds for.
+        note: What the accuracy of the target rests on.
+    """
+
+    step: str
+    kind: str
+    coverage_percent: float
+    npu_operators: int
+    cpu_operators: int
+    fell_back: str = ""
+    estimated_ms: float | None = None
+    cycles: int | None = None
+    clock_mhz: float | None = None
+    sram_bytes: int | None = None
+    other_bytes: int | None = None
+    settings: str = ""
+    note: str = ""
+    operators: tuple[Operator, ...] = ()
+
+
 class Link(Fact):
     """One artifact of the chain and what it was made from."""
 
@@ -286,6 +346,7 @@ class Facts(Fact):
     reconstruction: str | None
     stages: tuple[StageRow, ...]
     ledger: tuple[Account, ...] = ()
+    placed: tuple[Placed, ...] = ()
     curves: tuple[Curve, ...]
     shipped: Evaluation | None
     latency: tuple[Latency, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgekd.report import accounts, words
+from edgekd.report import accounts, placed, words
 from edgekd.report.schema import Facts, StageRow
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def renderable(facts: Facts) -> RenderableType:
     for row in facts.stages:
         style = {"void": "red", "not run": "dim", "skipped": "dim"}.get(row.state, "")
         table.add_row(*(Text(_two_lines(cell)) for cell in cells(row)), style=style)
-    return Group(table, *(Text(line) for line in notes(facts)), *_accounts(facts))
+    return Group(table, *(Text(line) for line in notes(facts)), *_accounts(facts), *_placed(facts))
 
 
 def plain(facts: Facts) -> str:
@@ -45,6 +45,9 @@ def plain(facts: Facts) -> str:
     if facts.ledger:
         rows = [accounts.cells(row.model_dump()) for row in facts.ledger]
         lines += [accounts.TITLE, *_columns([accounts.COLUMNS, *rows], accounts.NUMERIC), accounts.LEGEND]
+    if facts.placed:
+        rows = [placed.cells(row) for row in facts.placed]
+        lines += [placed.TITLE, *_columns([placed.COLUMNS, *rows], placed.NUMERIC), *placed.notes(facts.placed)]
     return "\n".join(lines)
 
 
@@ -59,6 +62,23 @@ def _columns(rows: Sequence[Sequence[str]], numeric: Collection[str]) -> list[st
         ]
         lines.append("  ".join(padded).rstrip())
     return lines
+
+
+def _placed(facts: Facts) -> list[RenderableType]:
+    """Where NPU compilers placed the operators, for a terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not facts.placed:
+        return []
+    table = Table(box=box.SIMPLE_HEAD, title=Text(placed.TITLE), title_justify="left", pad_edge=False)
+    for column in placed.COLUMNS:
+        justify: Literal["right", "left"] = "right" if column in placed.NUMERIC else "left"
+        table.add_column(Text(_two_lines(column)), justify=justify, overflow="fold")
+    for row in facts.placed:
+        table.add_row(*(Text(cell) for cell in placed.cells(row)), style="red" if row.cpu_operators else "")
+    return [table, *(Text(line) for line in placed.notes(facts.placed))]
 
 
 def _accounts(facts: Facts) -> list[RenderableType]:
@@ -101,8 +121,10 @@ def notes(facts: Facts) -> list[str]:
             "drop: top-1 lost against the step that it was made from, same images, paired interval; below 0 = gained"
         )
     for bench in facts.latency:
-        figures = "" if bench.state == "void" else f"{words.speed(bench)}; "
+        figures = f"{words.speed(bench)}; " if bench.p50_ms is not None else ""
         lines.append(f"{bench.step}: {figures}{words.state(bench)}")
+        if bench.power is not None:
+            lines.append(f"{bench.step}: {words.energy(bench)}")
     lowest = min(
         (row for row in (facts.shipped.recall if facts.shipped else ()) if row.percent is not None),
         key=lambda row: row.percent or 0.0,

@@ -20,8 +20,10 @@ from edgekd.exporters.base import Exporter
 from edgekd.lint import base as linter
 from edgekd.onnxrun import evaluate_onnx
 from edgekd.params import ExportParams
+from edgekd.stages import toolchain
 from edgekd.stages.base import RunContext, StageResult
 from edgekd.stages.converted import conclude, normalization, parity_metrics, read_json, write_json
+from edgekd.tools import place
 
 VERSION = 1
 LINT = "lint.json"
@@ -32,9 +34,10 @@ def check(params: ExportParams, context: RunContext) -> None:
 
     Raises:
         RecipeError: Unknown exporter or argument.
-        MissingTool: The exporter's framework is not installed.
+        MissingTool: The exporter's framework, or a tool that it drives, is not installed, or broken.
     """
-    _exporter(params)
+    for tool in _exporter(params).needs:
+        place.require(tool, f"export/{params.target}")
 
 
 def run(params: ExportParams, inputs: Mapping[str, Artifact], out: Path, context: RunContext) -> StageResult:
@@ -42,7 +45,7 @@ def run(params: ExportParams, inputs: Mapping[str, Artifact], out: Path, context
 
     Args:
         params: The target.
-        inputs: `source`: the graph or quantized artifact.
+        inputs: `source`: what the target is made from; `data` where a tool chain makes it.
         out: Where the files go.
         context: Console and threads.
 
@@ -53,6 +56,8 @@ def run(params: ExportParams, inputs: Mapping[str, Artifact], out: Path, context
         RecipeError: The source is of another scheme than the target's.
     """
     exporter = _exporter(params)
+    if params.tool is not None:
+        return toolchain.run(exporter, params, inputs, out, context)
     path = exporter.export(inputs["source"], out, target=params)
     metrics: dict[str, Any] = {"file_bytes": path.stat().st_size}
     if path.suffix == ".onnx":

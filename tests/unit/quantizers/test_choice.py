@@ -16,7 +16,7 @@ RECIPE = {
     "distill": {"use": "ce"},
     "quantize": {"calibrate": "minmax"},
 }
-TARGETS = {"u8s8": "onnx-int8", "s8-trt": "tensorrt-int8", "fp16": "tensorrt-fp16"}
+TARGETS = {"u8s8": "onnx-int8", "s8-trt": "tensorrt-int8", "fp16": "tensorrt-fp16", "qnn": "qnn-int8"}
 
 
 def steps(*schemes, **quantize):
@@ -35,6 +35,7 @@ def test_every_scheme_of_a_target_has_its_quantizer():
         "u8s8": "ptq",
         "s8-trt": "ptq",
         "fp16": "fp16",
+        "qnn": "ptq",
     }
     assert found["fp16"].params.args == {} and found["s8-trt"].params.args == {"calibrate": "minmax"}
     assert found["fp16"].plugin == ("quantizers", "fp16")
@@ -43,7 +44,7 @@ def test_every_scheme_of_a_target_has_its_quantizer():
 def test_the_recipes_own_is_taken_for_what_it_makes():
     found = steps(*TARGETS, use="mixed")
     assert {scheme: step.params.use for scheme, step in found.items()} == {
-        "u8s8": "mixed", "s8-trt": "mixed", "fp16": "fp16",
+        "u8s8": "mixed", "s8-trt": "mixed", "fp16": "fp16", "qnn": "ptq",
     }  # fmt: skip
     assert steps("u8s8", use="fp16")["u8s8"].params.use == "ptq"  # never one that is made of others
 

@@ -57,6 +57,22 @@ def test_the_form_for_tensorrt_has_no_zero_point_no_integer_bias_and_rounds_inpu
         assert readers[restored.output[0]] in ("Conv", "Gemm", "Add")
 
 
+def test_the_form_for_hexagon_rounds_around_every_operator_the_logits_too(graph, tmp_path):
+    model = made(graph, tmp_path / "q.onnx", "qnn")
+    tensors, makers = stored(model), {name: node for node in model.graph.node for name in node.output}
+    readers: dict[str, list[str]] = {model.graph.output[0].name: []}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    assert makers[model.graph.output[0].name].op_type == "DequantizeLinear"
+    between = [n for n in model.graph.node if n.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+    assert between
+    for node in between:
+        given = [name for name in node.input if name and name not in tensors]
+        assert {makers[name].op_type for name in given} == {"DequantizeLinear"}, node.op_type
+        assert {kind for name in node.output for kind in readers[name]} == {"QuantizeLinear"}, node.op_type
+
+
 def test_logits_of_a_gemm_stay_in_float_and_those_of_a_convolution_do_not(tmp_path):
     with_gemm = onnxfile.save(stack(), tmp_path / "gemm.onnx")
     model = made(with_gemm, tmp_path / "q.onnx", "u8s8")

@@ -1,0 +1,274 @@
+"""Tool environments, whole and broken on purpose. The environments are stand-ins: a link to this Python, and metadata of packages
+that are not there; `tests/unit/tools/test_real_tools.py` has the real ones."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edgekd import profiles, registry
+from edgekd.commands import tools as commands
+from edgekd.console import Console
+from edgekd.errors import IntegrityError, MissingTool, RecipeError, StageFailed, UsageError
+from edgekd.tools import beside, bootstrap, catalogue, env, install, place
+from edgekd.tools.env import run_worker
+
+QUIET = Console(quiet=True)
+FACTS = {
+    "name": "demo",
+    "description": "a stand-in",
+    "licence": "none",
+    "source": "made up",
+    "python": [catalogue.python()],
+    "platforms": [catalogue.here()],
+    "imports": ["json"],
+    "download_mib": 1,
+    "installed_mib": 1,
+}
+HASH = " --hash=sha256:" + "0" * 64
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+    """`demo(**facts)`: the one tool `demo` with a whole stand-in environment; gives its folder."""
+    pins, root, workers = (tmp_path / name for name in ("pins", "tools", "workers"))
+    for folder in (pins, root, workers):
+        folder.mkdir()
+    monkeypatch.setattr(catalogue, "PINS", pins)
+    monkeypatch.setattr(env, "WORKERS", workers)
+    monkeypatch.setenv(place.VARIABLE, str(root))
+
+    def make(**facts):
+        (pins / "demo.yaml").write_text(yaml.safe_dump(FACTS | facts))
+        (pins / "demo.txt").write_text(f"alpha==1.0{HASH}\nbeta-two==2.5{HASH}\n")
+        folder = root / "demo"
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin" / "python").symlink_to(sys.executable)
+        for package in ("alpha-1.0", "beta_two-2.5"):
+            (place.site(folder) / f"{package}.dist-info").mkdir(parents=True)
+        marker = {
+            "schema": place.SCHEMA,
+            "python": catalogue.python(),
+            "pins_sha256": catalogue.find("demo").pins_sha256,
+        }
+        (folder / place.MARKER).write_text(json.dumps({**marker, "freeze": {}, "bytes": 1}))
+        return folder
+
+    return make
+
+
+def work(folder, body, **more):
+    """Let a worker with this `main` do a job."""
+    (env.WORKERS / "demo.py").write_text(f"import os, sys, time\ndef main(job):\n    {body}\n")
+    out = folder.parent / "out"
+    out.mkdir(exist_ok=True)
+    return run_worker("demo", {"a": 1, "path": Path("x")}, out, where="export/demo", console=QUIET, **more)
+
+
+def test_a_worker_gets_its_job_and_gives_its_answer(demo):
+    folder = demo()
+    answer = work(folder, "print('hello'); return {'twice': 2 * job['a'], 'path': job['path']}")
+    assert answer == {"twice": 2, "path": str(Path("x").resolve())}
+    out = folder.parent / "out"
+    assert [path.name for path in out.iterdir()] == ["demo.log"]  # no scratch file stays
+    assert (out / "demo.log").read_text() == "hello\n"
+
+
+def test_a_worker_sees_little_of_the_callers_environment(demo, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    monkeypatch.setenv("A_TOKEN", "secret")
+    said = work(demo(), "return {'env': sorted(os.environ), 'threads': os.environ['OMP_NUM_THREADS']}", threads=3)
+    assert said["threads"] == "3" and not {"PYTHONPATH", "A_TOKEN"} & set(said["env"])
+
+
+def test_progress_is_shown_and_the_rest_is_in_the_log_alone(demo, capsys):
+    (folder := demo())
+    (env.WORKERS / "demo.py").write_text("def main(job):\n    print('> half')\n    print('chatter')\n    return {}\n")
+    run_worker("demo", {}, folder.parent, where="x", console=Console())
+    assert capsys.readouterr().err == "half\n"
+
+
+BREAKS = {
+    "a missing package": (
+        lambda f: (place.site(f) / "alpha-1.0.dist-info").rmdir(),
+        "package alpha is missing",
+        "alpha 1.0",
+    ),
+    "another version": (
+        lambda f: (place.site(f) / "beta_two-2.5.dist-info").rename(place.site(f) / "beta_two-2.6.dist-info"),
+        "package beta-two 2.6",
+        "beta-two 2.5",
+    ),
+    "other pins": (
+        lambda f: (catalogue.PINS / "demo.txt").write_text(f"alpha==1.0{HASH}\n"),
+        "made from other pins",
+        "pins ",
+    ),
+    "a marker that is none": (lambda f: (f / place.MARKER).write_text("{"), "not what was written", "schema 1"),
+    "no Python": (lambda f: (f / "bin" / "python").unlink(), "its Python is", f"Python {catalogue.python()}"),
+}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_a_broken_environment_is_named_before_any_work(demo, what):
+    folder = demo()
+    breaks, found, expected = BREAKS[what]
+    breaks(folder)
+    with pytest.raises(MissingTool) as error:
+        work(folder, "return {}")
+    assert error.value.exit_code == 5 and error.value.hint == "edgekd tools install demo --force"
+    assert found in error.value.found and expected in error.value.expected
+    assert not (folder.parent / "out" / "demo.log").exists()
+
+
+def test_what_is_not_installed_or_half_installed_says_what_to_type(demo):
+    folder = demo()
+    (folder / place.MARKER).unlink()
+    with pytest.raises(MissingTool, match="not installed whole") as error:
+        place.require("demo", "export/demo")
+    assert error.value.hint == "edgekd tools install demo"
+    with pytest.raises(MissingTool, match="half installed"):
+        commands.doctor(None, json=False)
+
+
+def test_a_package_that_does_not_load_is_a_broken_environment(demo):
+    with pytest.raises(MissingTool) as error:
+        work(demo(), "import alpha")
+    assert "No module named 'alpha'" in error.value.found and "alpha" in error.value.expected
+    assert error.value.exit_code == 5 and error.value.hint.endswith("--force")
+
+
+DEATHS = {
+    "killed": ("os.kill(os.getpid(), 9)", "signal 9"),
+    "disk full": ("open('/dev/full', 'w').write('x' * 100000)", "No space left on device"),
+    "out of memory": ("raise MemoryError", "out of memory"),
+    "a bug": ("print('last words'); raise ValueError('odd shape')", "ValueError: odd shape"),
+    "no answer": ("os._exit(0)", "left no answer"),
+}
+
+
+@pytest.mark.parametrize("how", DEATHS)
+def test_a_worker_that_dies_is_a_failed_stage(demo, how):
+    if how == "disk full" and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    body, said = DEATHS[how]
+    with pytest.raises(StageFailed) as error:
+        work(demo(), body)
+    assert error.value.exit_code == 7 and said in str(error.value)
+
+
+def test_a_worker_that_takes_too_long_is_ended_with_what_it_started(demo, tmp_path):
+    body = "import subprocess; subprocess.Popen(['sleep', '60']); time.sleep(60)"
+    with pytest.raises(StageFailed, match=r"took more than 0\.5 s"):
+        work(demo(), body, limit_s=0.5)  # its pipe is open as long as what it started lives: this would wait
+
+
+def test_the_exit_codes_of_a_worker_are_pythons_own_of_nothing(demo):
+    assert {bootstrap.BROKEN, bootstrap.DISK, bootstrap.MEMORY}.isdisjoint({0, 1, 2})
+
+
+@pytest.mark.parametrize(("fact", "value"), [("python", ["2.7"]), ("platforms", ["plan9-mips"])])
+def test_what_is_not_pinned_for_this_machine_is_refused_before_anything_is_fetched(demo, monkeypatch, fact, value):
+    demo(**{fact: value})
+    monkeypatch.setattr(install, "_call", lambda *a, **k: pytest.fail("something was run"))
+    with pytest.raises(MissingTool) as error:
+        install.install(catalogue.find("demo"), QUIET)
+    assert error.value.exit_code == 5 and value[0] in error.value.expected
+
+
+def test_nobody_to_agree_installs_nothing(demo, monkeypatch, capsys):
+    folder = demo()
+    (folder / place.MARKER).unlink()
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr(install, "_call", lambda *a, **k: pytest.fail("something was run"))
+    with pytest.raises(UsageError, match="nobody is there to agree"):
+        commands.install("demo", yes=False, force=False, json=False)
+    assert "takes 1 MiB" in capsys.readouterr().err  # its size was said first
+
+
+def test_too_little_disk_is_said_before_anything_is_fetched(demo, monkeypatch):
+    folder = demo(installed_mib=10**9)
+    (folder / place.MARKER).unlink()
+    with pytest.raises(StageFailed, match="are free") as error:
+        install.install(catalogue.find("demo"), QUIET)
+    assert error.value.exit_code == 7
+
+
+def stand_in(monkeypatch, said, code):
+    """pip says this and ends so; making the environment takes no time."""
+
+    def call(line, write, tool, task=None, variables=None):
+        if "venv" in line:
+            (Path(line[-1]) / "bin").mkdir(parents=True)
+        if "pip" in line and code:
+            raise install._failure(tool, said, code)
+        if "pip" in line:
+            for package in ("alpha-1.0", "beta_two-2.5"):
+                (place.site(Path(line[0]).parents[1]) / f"{package}.dist-info").mkdir(parents=True)
+
+    monkeypatch.setattr(install, "_call", call)
+
+
+ENDS = [
+    (["ERROR: THESE PACKAGES DO NOT MATCH THE HASHES"], IntegrityError, 6),
+    (["ERROR: [Errno 28] No space left on device"], StageFailed, 7),
+    (["ERROR: No matching distribution found for alpha==1.0"], MissingTool, 5),
+]
+
+
+@pytest.mark.parametrize(("said", "kind", "code"), ENDS)
+def test_an_install_that_fails_leaves_the_old_environment(demo, monkeypatch, said, kind, code):
+    folder = demo()
+    stand_in(monkeypatch, said, 1)
+    with pytest.raises(kind) as error:
+        install.install(catalogue.find("demo"), QUIET, force=True)
+    assert error.value.exit_code == code
+    assert place.require("demo", "x").path == folder
+    assert sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) == ["demo"]
+
+
+def test_an_install_is_whole_and_is_not_made_twice(demo, monkeypatch):
+    folder = demo()
+    (folder / place.MARKER).unlink()  # half an install is replaced
+    stand_in(monkeypatch, [], 0)
+    path = install.install(catalogue.find("demo"), QUIET)
+    marker = place.read_marker(path)
+    assert marker["freeze"] == {"alpha": "1.0", "beta-two": "2.5"} and marker["torch"] is None
+    monkeypatch.setattr(install, "_call", lambda *a, **k: pytest.fail("it was made again"))
+    (path / "bin" / "python").symlink_to(sys.executable)
+    assert install.install(catalogue.find("demo"), QUIET) == path
+    assert install.remove(catalogue.find("demo")) > 0 and not path.exists()
+
+
+def test_the_hosts_torch_is_taken_inside_the_range_alone():
+    torch = catalogue.Torch(least="2.14", below="2.16", own="2.14.1", own_mib=5000)
+    took = {version: torch.takes(version) for version in ("2.13.1", "2.14.0", "2.15.0+cu132", "2.16.0", "3.0")}
+    assert took == {"2.13.1": False, "2.14.0": True, "2.15.0+cu132": True, "2.16.0": False, "3.0": False}
+
+
+# ---- what is shipped -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", catalogue.tools())
+def test_every_shipped_pin_is_exact_and_hashed(name):
+    tool = catalogue.find(name)
+    lines = [line for line in tool.requirements.read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) == len(tool.pins()) > 0
+    assert all(" --hash=sha256:" in line for line in lines)
+    assert tool.name == name and not set(tool.pins()) & {"torch", "triton"}
+
+
+@pytest.mark.parametrize("target", [t for t in profiles.targets().values() if t.tool], ids=lambda t: t.name)
+def test_every_tool_of_a_target_is_known_and_checked_before_work(target):
+    needs = registry.find("exporters", target.exporter).attributes["needs"]
+    assert target.tool in needs and target.kind is not None
+    assert set(needs) <= {*catalogue.tools(), *beside.EXTRAS}
+    assert all((env.WORKERS / f"{name.replace('-', '_')}.py").is_file() for name in needs)
+
+
+def test_an_unknown_tool_names_the_nearest():
+    with pytest.raises(RecipeError, match="litert"):
+        catalogue.find("litert2")
