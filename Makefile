@@ -1,12 +1,13 @@
 # Two commands for newcomers: `make quickstart` does the main job, `make test` passes the tests.
 # `make test-faults` kills, fills disks and damages files for some 25 minutes (FAULTS="--kills 20" for fewer).
+# `make test-board` benches over SSH on an emulated aarch64 board, some 4 minutes (installs Debian packages where it may).
 # `make test-methods` trains a student by every method, some quarter of an hour (METHODS="--seeds 1" for fewer).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: quickstart test test-faults test-methods check clean
+.PHONY: quickstart test test-faults test-board test-methods check clean
 
 $(VENV)/.core: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("edgekd needs Python >= 3.11, found " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -32,6 +33,9 @@ test: $(VENV)/.dev
 
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.campaign --kills 200 --seed 0 $(FAULTS)
+
+test-board: $(VENV)/.dev
+	$(BIN)/python -m tests.board.make $(BOARD)
 
 test-methods: $(VENV)/.dev
 	$(BIN)/python -m tests.methods.on_digits $(METHODS)
