@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
@@ -43,6 +44,21 @@ artifacts_app = typer.Typer(
 )
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(artifacts_app, name="artifacts")
+bundle_app = typer.Typer(
+    help="One folder or tar for a bare board: model, runner, labels, golden answers, every hash.",
+    epilog="Examples: edgekd bundle --format onnx-int8 --output shipped.tar; edgekd bundle --kind bench --sign key.pem",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+app.add_typer(bundle_app, name="bundle")
+tools_app = typer.Typer(
+    help="Tool environments of NPU compilers: list, install, look after, remove.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(tools_app, name="tools")
+devices_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(devices_app, name="devices")
 
 RecipeOption = Annotated[
     str | None,
@@ -83,7 +99,11 @@ FormatOption = Annotated[
     typer.Option("--format", "-f", help="Target instead of the recipe's; may be repeated. See `edgekd formats`."),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", "-d", help="Device instead of the recipe's. See `edgekd devices`.")
+    str | None,
+    typer.Option("--device", "-d", help="Device, or family, instead of the recipe's; several: a,b. See `edgekd devices`."),
+]
+RuntimeOption = Annotated[
+    str | None, typer.Option("--runtime", help="Runtime instead of the device's first that the target runs in; all: every one here, in turn.")
 ]
 
 
@@ -96,15 +116,21 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def _chain(goal: str, options: dict[str, Any], **more: Any) -> None:
     from edgekd.commands.chain import ChainOptions, chain
+    from edgekd.commands.every_runtime import every_runtime
 
     names = {"from_": "source", "set_": "overrides", "format_": "targets"}
     values = {names.get(name, name): value for name, value in options.items()}
-    chain(goal, ChainOptions(**{**values, **more}))
+    given = ChainOptions(**{**values, **more})
+    if goal == "runtimes":
+        every_runtime(given)
+    else:
+        chain(goal, given)
 
 
 @app.command(epilog="Example: edgekd run --recipe recipes/quickstart.yaml")
 def run(
     recipe: RecipeOption = None,
+    device: DeviceOption = None,
     workspace: WorkspaceOption = WORKSPACE,
     data_root: DataRootOption = None,
     from_: StartOption = None,
@@ -170,7 +196,14 @@ def quantize(
     _chain("quantized", locals(), command="quantize")
 
 
-@app.command(epilog="Example: edgekd export --format onnx-int8 --output shipped/")
+class BuildPlace(StrEnum):
+    """Where an engine is built."""
+
+    HERE = "here"
+    DEVICE = "device"
+
+
+@app.command(epilog="Examples: edgekd export --format onnx-int8 --output shipped/; edgekd export --format trt")
 def export(
     recipe: RecipeOption = None,
     format_: FormatOption = None,
@@ -182,14 +215,23 @@ def export(
     force: ForceOption = False,
     output: OutputOption = None,
     threads: ThreadsOption = None,
+    build: Annotated[
+        BuildPlace, typer.Option(help="Where a TensorRT engine is built; here: takes TensorRT and a GPU in this machine.")
+    ] = BuildPlace.DEVICE,
     json: JsonOption = False,
 ) -> None:
     """Export the files to ship."""
-    _chain("export", locals(), command="export")
+    _chain("export", {**locals(), "build": build.value}, command="export")
 
 
-@app.command(epilog="Example: edgekd bench --device cpu")
+@app.command(
+    epilog="Examples: edgekd bench --device cpu; edgekd bench onnx onnx-int8; edgekd bench onnx-int8 --against onnxruntime"
+)
 def bench(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="Two or more exports (target, id, tag or ONNX file) to measure in turn, in one run."),
+    ] = None,
     recipe: RecipeOption = None,
     device: DeviceOption = None,
     format_: FormatOption = None,
@@ -201,12 +243,31 @@ def bench(
     force: ForceOption = False,
     output: OutputOption = None,
     threads: BenchThreadsOption = None,
+    runtime: RuntimeOption = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="Measure in turn with this: onnxruntime, trtexec or benchmark_app."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Measure latency and accuracy of the shipped files. Measures again each time; `run` reuses."""
     options = locals()
+    named, rival, engine = options.pop("files"), options.pop("against"), options.pop("runtime")
+    if engine is not None and engine != "all":
+        options |= {"set_": [*(options["set_"] or []), f"bench.runtime={engine}"]}
     if threads is not None:
-        options |= {"threads": None, "set_": [*(set_ or []), f"bench.threads={threads}"]}
+        options |= {"threads": None, "set_": [*(options["set_"] or []), f"bench.threads={threads}"]}
+    if engine == "all":
+        from edgekd.commands.every_runtime import refuse
+
+        refuse(named, rival, options["format_"])
+        _chain("runtimes", options, command="bench")
+        return
+    if named or rival:
+        from edgekd.commands.in_turn import in_turn
+
+        in_turn(named or [], rival, options)
+        return
     _chain("bench", options, command="bench")
 
 
@@ -273,12 +334,50 @@ def formats(json: JsonOption = False) -> None:
     listings.formats(json)
 
 
-@app.command()
-def devices(json: JsonOption = False) -> None:
-    """List the devices that can be measured."""
-    from edgekd.commands import listings
+@devices_app.callback(invoke_without_command=True, epilog="Example: edgekd devices add desk --host me@orin --profile jetson-orin-nano")
+def devices(context: typer.Context, json: JsonOption = False) -> None:
+    """The devices that can be measured: list, add, show, remove."""
+    from edgekd.commands import devices
 
-    listings.devices(json)
+    if context.invoked_subcommand is None:
+        devices.listed(json)
+
+
+@devices_app.command("add", epilog="Example: edgekd devices add desk --host me@orin --profile jetson-orin-nano")
+def devices_add(
+    name: Annotated[str, typer.Argument(help="What to call it with --device.")],
+    host: Annotated[str, typer.Option("--host", help="user@board, or a name of your SSH config, which keeps the keys.")],
+    profile: Annotated[str, typer.Option("--profile", help="What it is: a profile of `edgekd devices`, or a file.")],
+    python: Annotated[str, typer.Option("--python", help="Its Python: of its PATH, or an absolute path.")] = "python3",
+    folder: Annotated[str, typer.Option("--folder", help="Absolute path there. Default: ~/.cache/edgekd.")] = "",
+    ssh_options: Annotated[str, typer.Option("--ssh-options", help="More options of ssh: '-p 2222 -i KEY'.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace one of that name.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Add a board that SSH reaches. Nothing is connected to yet."""
+    from edgekd.commands import devices
+
+    devices.add(devices.board_of(name, host, profile, python, folder, ssh_options), force, json)
+
+
+@devices_app.command("show", epilog="Example: edgekd devices show jetson-orin-nano")
+def devices_show(
+    name: Annotated[str, typer.Argument(help="Device, board of yours, or file.")], json: JsonOption = False
+) -> None:
+    """Show every fact of a device, with its source."""
+    from edgekd.commands import devices
+
+    devices.show(name, json)
+
+
+@devices_app.command("remove", epilog="Example: edgekd devices remove desk")
+def devices_remove(
+    name: Annotated[str, typer.Argument(help="A board of yours.")], json: JsonOption = False
+) -> None:
+    """Forget a board."""
+    from edgekd.commands import devices
+
+    devices.remove(name, json)
 
 
 @app.command()
@@ -295,6 +394,47 @@ def distillers(json: JsonOption = False) -> None:
     from edgekd.commands import listings
 
     listings.distillers(json)
+
+
+@tools_app.command("ls")
+def tools_ls(json: JsonOption = False) -> None:
+    """List the tools, what each takes, and whether it is installed."""
+    from edgekd.commands import tools
+
+    tools.ls(json)
+
+
+@tools_app.command("install", epilog="Example: edgekd tools install ethos-u")
+def tools_install(
+    tool: Annotated[str, typer.Argument(help="See `edgekd tools ls`.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Install a tool into an environment of its own: exact versions, every file checked by its SHA-256."""
+    from edgekd.commands import tools
+
+    tools.install(tool, yes, force, json)
+
+
+@tools_app.command("doctor", epilog="Example: edgekd tools doctor litert")
+def tools_doctor(
+    tool: Annotated[str | None, typer.Argument(help="One tool; default: all.")] = None, json: JsonOption = False
+) -> None:
+    """Look at the installed tools: a missing or changed package is named (exit 5)."""
+    from edgekd.commands import tools
+
+    tools.doctor(tool, json)
+
+
+@tools_app.command("remove", epilog="Example: edgekd tools remove rknn")
+def tools_remove(
+    tool: Annotated[str, typer.Argument(help="See `edgekd tools ls`.")], json: JsonOption = False
+) -> None:
+    """Delete a tool's environment."""
+    from edgekd.commands import tools
+
+    tools.remove(tool, json)
 
 
 @artifacts_app.command("ls")
@@ -467,6 +607,20 @@ def sensitivity(
     work(SensitivityOptions(recipe, from_, set_, scheme, images, workspace, output, threads, json))
 
 
+@app.command(epilog="Example: edgekd pareto --output tables/")
+def pareto(
+    workspace: WorkspaceOption = WORKSPACE,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the table and the pictures. Default: in the workspace.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Accuracy, latency and energy of everything measured: who is beaten on all of them, by intervals; a table and a plot."""
+    from edgekd.commands.pareto import pareto as work
+
+    work(workspace, output, json)
+
+
 @app.command()
 def report(workspace: WorkspaceOption = WORKSPACE, output: OutputOption = None, json: JsonOption = False) -> None:
     """Write the report of the current run: one HTML file and the same facts as JSON."""
@@ -575,9 +729,128 @@ def tune(
     work(TuneOptions(Asked(recipe, workspace, data_root, set_, threads), param, trials, seed, epochs, json))
 
 
-@app.command()
-def doctor(workspace: WorkspaceOption = WORKSPACE, data_root: DataRootOption = None, json: JsonOption = False) -> None:
+class BundleKind(StrEnum):
+    """What a bundle is for."""
+
+    DEPLOY = "deploy"
+    BENCH = "bench"
+
+
+@bundle_app.callback()
+def bundle(
+    context: typer.Context,
+    from_: StartOption = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", "-f", help="Target or family. Default: the last one exported.")
+    ] = None,
+    kind: Annotated[
+        BundleKind, typer.Option(help="deploy: no test image in it. bench: with the test images, as raw bytes.")
+    ] = BundleKind.DEPLOY,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder, or FILE.tar. Default: in the workspace.")
+    ] = None,
+    sign: Annotated[
+        Path | None, typer.Option(help="Sign with this private key (edgekd bundle keygen; pip install 'edgekd[sign]').")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", "-d", help="Device, or family, that it is for, instead of the recipe's.")
+    ] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write what a bare board needs to check, measure or use an exported model; the same inputs give the same bytes."""
+    if context.invoked_subcommand is not None:
+        return
+    from edgekd.commands.bundle import BundleOptions
+    from edgekd.commands.bundle import bundle as work
+
+    work(BundleOptions(from_, format_, kind.value, output, sign, device, workspace, data_root, json))
+
+
+@bundle_app.command("keygen", epilog="Example: edgekd bundle keygen ~/.config/edgekd/key.pem")
+def bundle_keygen(
+    path: Annotated[Path, typer.Argument(help="New file of the private key; PATH.pub gets the public one.")],
+    json: JsonOption = False,
+) -> None:
+    """Make an ed25519 key pair to sign bundles with, and print the public key."""
+    from edgekd.commands import signing
+
+    signing.keygen(path, json)
+
+
+@bundle_app.command("verify", epilog="Example: edgekd bundle verify shipped.tar --public-key key.pem.pub")
+def bundle_verify(
+    path: Annotated[Path, typer.Argument(help="Folder or tar.")],
+    public_key: Annotated[
+        str | None, typer.Option("--public-key", help="The maker's public key: hex or file. Without: hashes alone.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check every hash of a bundle, and with a public key its signature; a changed byte is named (exit 6)."""
+    from edgekd.commands import bundle_files
+
+    bundle_files.verify(path, public_key, json)
+
+
+@app.command(epilog="Example: edgekd lineage bench/onnx-int8@cpu --verify")
+def lineage(
+    artifact: Annotated[str, typer.Argument(help="Id, unique prefix, tag, step of the current run, or `latest`.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Recompute every hash; what differs is named (exit 6).")] = False,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Where a figure comes from: every step from the data set to it, with its key, digest, version and host."""
+    from edgekd.commands.lineage import lineage as work
+
+    work(artifact, verify, workspace, data_root, json)
+
+
+@app.command(epilog="Examples: edgekd explain bench/onnx@cpu prod; edgekd explain before.onnx after.onnx")
+def explain(
+    a: Annotated[str, typer.Argument(help="Artifact, tag, step, run, artifact's folder, ONNX file, or a result.json.")],
+    b: Annotated[str, typer.Argument(help="Likewise.")],
+    workspace: WorkspaceOption = WORKSPACE,
+    json: JsonOption = False,
+) -> None:
+    """Why two things are not the same: the first step that differs, what differs in it, and what follows from it."""
+    from edgekd.commands.explain import explain as work
+
+    work(a, b, workspace, json)
+
+
+@app.command(epilog="Examples: edgekd reproduce student; edgekd reproduce bench/onnx-int8@cpu --bench-only")
+def reproduce(
+    artifact: Annotated[str, typer.Argument(help="Id, unique prefix, tag, step of the current run, or `latest`.")],
+    bench_only: Annotated[
+        bool, typer.Option("--bench-only", help="Measure again; everything before is taken as it was sealed.")
+    ] = False,
+    tolerance: Annotated[float, typer.Option(help="Largest ratio of two median latencies, either way; above 1.")] = 1.25,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make it again from the recorded parameters, beside the workspace, and say: same, within noise, or different (exit 3)."""
+    from edgekd.commands.reproduce import ReproduceOptions
+    from edgekd.commands.reproduce import reproduce as work
+
+    work(ReproduceOptions(artifact, bench_only, tolerance, workspace, data_root, json))
+
+
+@app.command(epilog="Examples: edgekd doctor; edgekd doctor --device desk")
+def doctor(
+    device: Annotated[str | None, typer.Option("--device", "-d", help="Look at this device instead.")] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    data_root: DataRootOption = None,
+    json: JsonOption = False,
+) -> None:
     """Look at this machine: versions, CPU, compiler, data, workspace; what is missing and the line that mends it."""
+    if device is not None:
+        from edgekd.commands.doctor_device import doctor_device
+
+        doctor_device(device, json)
+        return
     from edgekd.commands.doctor import doctor as work
 
     work(workspace, data_root or [], json)

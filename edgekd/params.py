@@ -140,8 +140,20 @@ class QuantizeParams(Params):
     seed: int
 
 
+class ProgramParams(Params):
+    """Stage `program`: student -> a `torch.export` program of batch 1, with the calibration images beside it."""
+
+    golden: int = 16
+    images: int
+    roles: Roles
+    seed: int
+
+
 class ExportParams(Params):
-    """Stage `export`: a graph of one scheme -> the files of one target (the profile of export/<target>.yaml, whole)."""
+    """Stage `export`: a graph of one scheme -> the files of one target (the profile of export/<target>.yaml, whole).
+
+    A target that a tool chain makes is evaluated where it is made: it has a `tool`, and says which images it is calibrated on.
+    """
 
     target: str
     family: str
@@ -149,6 +161,11 @@ class ExportParams(Params):
     scheme: str
     args: dict[str, Any] = {}
     parity: dict[str, float] = {}  # bounds by name; edgekd's own where a name is missing
+    tool: str | None = Field(default=None, exclude_if=lambda tool: tool is None)
+    kind: str | None = Field(default=None, exclude_if=lambda kind: kind is None)  # what its figures are worth
+    images: int | None = Field(default=None, exclude_if=lambda images: images is None)  # to calibrate with
+    roles: Roles | None = Field(default=None, exclude_if=lambda roles: roles is None)
+    seed: int | None = Field(default=None, exclude_if=lambda seed: seed is None)
 
 
 class BenchParams(Params):
@@ -160,6 +177,10 @@ class BenchParams(Params):
     provider: str
     transport: str
     golden_error_to_range: float  # largest error of a golden logit / range of the golden logits
-    profile: Literal["smoke", "quick"] = "quick"
+    profile: Literal["smoke", "quick", "mlperf"] = "quick"
     threads: int = 1
+    options: dict[str, Any] | None = Field(default=None, exclude_if=lambda options: options is None)  # the engine's own
+    probes: dict[str, Any] | None = Field(default=None, exclude_if=lambda probes: probes is None)  # {power: {...}}
+    kind: Literal["emulated"] | None = Field(default=None, exclude_if=lambda kind: kind is None)  # of the device
+    board: str | None = Field(default=None, exclude_if=lambda board: board is None)  # the user's name of it: in no key
     roles: Roles

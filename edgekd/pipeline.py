@@ -14,10 +14,10 @@ from edgekd.analysis.expected import require_top1
 from edgekd.analysis.gate import Watch
 from edgekd.artifact import Artifact
 from edgekd.data.base import DataSource
-from edgekd.errors import StageFailed, UsageError
+from edgekd.errors import MissingTool, StageFailed, UsageError
 from edgekd.keys import Keyed, Settings, context_of, keyed, prepare, stated
 from edgekd.models import published
-from edgekd.params import AdoptParams, DataParams, Roles, TeacherParams
+from edgekd.params import AdoptParams, DataParams, ExportParams, Roles, TeacherParams
 from edgekd.plan import Step, plan
 from edgekd.recipe import Recipe
 from edgekd.stages import joint
@@ -54,13 +54,23 @@ def steps_of(recipe: Recipe, *, until: str = "bench", targets: Sequence[str] | N
 
 def _check_gate(recipe: Recipe, steps: Sequence[Step], n_test: int | None = None) -> None:
     """See that the gate can be decided on the test images; nothing where neither the data nor their kind say how many."""
-    if recipe.gate is None:
+    gate = None if recipe.gate is None else recipe.gate.budgeted
+    if gate is None:
         return
     n = _shipped_test(recipe) if n_test is None else n_test
     if n is None:
         return
-    whole = steps if any(step.kind in ("quantized", "export", "bench") for step in steps) else plan(recipe)
-    resolution.require(recipe.gate, {step.name: list(step.inputs.values()) for step in whole}, n)
+    whole = steps if any(step.kind in ("quantized", "export", "bench") for step in steps) else _whole(recipe)
+    answering = [s.name for s in whole if isinstance(s.params, ExportParams) and s.params.tool is not None]
+    resolution.require(gate, {step.name: list(step.inputs.values()) for step in whole}, n, answering)
+
+
+def _whole(recipe: Recipe) -> list[Step]:
+    """The whole chain, as far as it goes without the board that its last steps would take."""
+    try:
+        return plan(recipe)
+    except MissingTool:
+        return plan(recipe, until="export")
 
 
 def _shipped_test(recipe: Recipe) -> int | None:
@@ -182,7 +192,7 @@ def check_all(steps: Sequence[Step], done: Mapping[str, Artifact], settings: Set
                 context_of(step.params, settings),
                 classes=known.get("classes"),
                 train_images=known.get("n_train"),
-                val_images=getattr(step.params, "roles", Roles()).val or (known.get("n_val", 0) if known else None),
+                val_images=(getattr(step.params, "roles", None) or Roles()).val or (known.get("n_val", 0) if known else None),
                 channels=known.get("channels"),
                 size=(known["height"], known["width"]) if "height" in known else asked,
                 teacher_model=teacher,

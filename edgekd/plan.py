@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgekd import methods, profiles, registry
+from edgekd import devices, methods, profiles, registry
 from edgekd.errors import RecipeError, nearest
 from edgekd.params import (
     AdoptParams,
@@ -16,6 +16,7 @@ from edgekd.params import (
     ExportParams,
     GraphParams,
     Params,
+    ProgramParams,
     QatParams,
     QuantizeParams,
     Roles,
@@ -24,7 +25,7 @@ from edgekd.params import (
     ViewsParams,
 )
 from edgekd.recipe import Distill, Fit, Qat, Recipe
-from edgekd.targets import measurable, resolve_targets
+from edgekd.targets import measurable, resolve_targets, runtime_of, with_sources
 from edgekd.validation import check, needs_teacher, reachable
 
 GOALS = ("data", "teacher", "student", "graph", "quantized", "export", "bench")
@@ -77,12 +78,20 @@ def plan(recipe: Recipe, *, until: str = "bench", targets: Sequence[str] | None 
     if until in ("quantized", "export", "bench"):
         chosen = reachable(recipe, [profiles.target(name) for name in names], targets is not None)
         measured = measurable(recipe, chosen, targets is not None) if until == "bench" else []
-        schemes = sorted({target.scheme for target in chosen} - {"none"}) or (["u8s8"] if until == "quantized" else [])
+        chosen = with_sources(chosen)
+        needed = {target.made_from for target in chosen}
+        schemes = sorted(name.partition("/")[2] for name in needed if name.startswith("quantized/"))
+        schemes = schemes or (["u8s8"] if until == "quantized" else [])
         steps += [_quantize(recipe, scheme) for scheme in schemes if recipe.student.scheme is None]
         if until != "quantized":
-            steps += [_export(target) for target in chosen]
+            steps += [_program(recipe)] if "program" in needed else []
+            steps += [_export(recipe, target) for target in chosen]
         if until == "bench":
-            steps += [_bench(recipe, target) for target in measured]
+            resolved = [devices.resolve(name) for name in devices.split(recipe.bench.device)] if measured else []
+            _require_apart([device.name for device in resolved])
+            steps += [
+                step for device in resolved for target in measured for step in bench_steps(recipe, target, device)
+            ]
     return steps[:1] if until == "data" else steps
 
 
@@ -280,8 +289,23 @@ def _quantizer(recipe: Recipe, scheme: str) -> tuple[str, dict[str, Any]]:
     return others[0], {}
 
 
-def _export(target: profiles.Target) -> Step:
-    source = "graph" if target.scheme == "none" else f"quantized/{target.scheme}"
+def _program(recipe: Recipe) -> Step:
+    """What tool chains of PyTorch start from: the weights that would be traced to the graph."""
+    params = ProgramParams(images=recipe.quantize.images, roles=_roles(recipe), seed=recipe.seed)
+    source = "student" if recipe.qat is None else "qat"
+    return Step("program", "program", params, {"data": "data", "student": source})
+
+
+def _export(recipe: Recipe, target: profiles.Target) -> Step:
+    own: dict[str, Any] = {}
+    if target.tool is not None:
+        own = {
+            "tool": target.tool,
+            "kind": target.kind,
+            "images": recipe.quantize.images,
+            "roles": _roles(recipe),
+            "seed": recipe.seed,
+        }
     params = ExportParams(
         target=target.name,
         family=target.family,
@@ -289,25 +313,39 @@ def _export(target: profiles.Target) -> Step:
         scheme=target.scheme,
         args=registry.check("exporters", target.exporter, target.args, f"target {target.name}: args"),
         parity=target.bounds,
+        **own,
     )
-    return Step(f"export/{target.name}", "export", params, {"source": source}, ("exporters", target.exporter))
+    inputs = {"source": target.made_from} | ({"data": "data"} if target.tool is not None else {})
+    return Step(f"export/{target.name}", "export", params, inputs, ("exporters", target.exporter))
 
 
-def _bench(recipe: Recipe, target: profiles.Target) -> Step:
-    bench = recipe.bench
-    device = profiles.device(bench.device)
-    registry.find("transport", device.transport, f"device {device.name}: transport")
+def _require_apart(names: Sequence[str]) -> None:
+    """Two names for one board would be measured at once on it."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RecipeError("bench.device", f"{twice} is meant twice", "each device once", "edgekd devices")
+
+
+def bench_steps(recipe: Recipe, target: profiles.Target, device: profiles.Device) -> list[Step]:
+    """Its step on one device; none where the device has no runtime for it."""
+    runtime = runtime_of(recipe, device, target)
+    if runtime is None:
+        return []
     params = BenchParams(
         target=target.name,
-        device=device.name,
-        runtime=bench.runtime,
-        provider=device.runtimes[bench.runtime].provider,
+        device=device.profile or device.name,
+        board=device.reference,
+        runtime=runtime,
+        provider=device.runtimes[runtime].provider,
         transport=device.transport,
         golden_error_to_range=target.golden_error_to_range,
-        profile=bench.profile,
-        threads=bench.threads,
+        profile=recipe.bench.profile,
+        threads=recipe.bench.threads,
+        options=device.runtimes[runtime].options or None,
+        probes={"power": device.power} if device.power else None,
+        kind="emulated" if device.kind == "emulated" else None,
         roles=_roles(recipe),
     )
-    return Step(
-        f"bench/{target.name}@{device.name}", "bench", params, {"data": "data", "export": f"export/{target.name}"}
-    )
+    return [
+        Step(f"bench/{target.name}@{device.name}", "bench", params, {"data": "data", "export": f"export/{target.name}"})
+    ]

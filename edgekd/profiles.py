@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from annotated_types import Ge, Interval
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from edgekd import yamlsource
+from edgekd import boards, yamlsource
 from edgekd.errors import MissingTool, RecipeError, nearest
 from edgekd.recipe import NAME
 
@@ -64,13 +64,31 @@ class Parity(Facts):
 
 
 class Target(Profile):
-    """What to export into: `export/<name>.yaml`."""
+    """What to export into: `export/<name>.yaml`.
+
+    Attributes:
+        default: What its family's name stands for where several of its targets have the precision that is meant.
+        source: What it is made from: `graph`, `quantized` (the graph of its scheme), `program` (a `torch.export` program) or
+            another target's files (`export/litert-int8`). Left out: `graph` of scheme `none`, else `quantized`.
+        tool: The tool chain that makes it: its accuracy is measured there on val and test. Left out: edgekd makes it.
+        kind: What its figures are worth (`this CPU`, `simulator`, `estimated`); said wherever they are shown.
+    """
 
     exporter: str
     scheme: str
     runtimes: list[str]
+    default: bool = False
+    source: str = Field("", pattern=r"^(|graph|quantized|program|export/[A-Za-z0-9._-]+)$")
+    tool: str | None = None
+    kind: Literal["this CPU", "simulator", "emulated", "estimated"] | None = None
     parity: Parity = Parity()
     args: dict[str, Any] = {}
+
+    @property
+    def made_from(self) -> str:
+        """The step that it is made from."""
+        source = self.source or ("graph" if self.scheme == "none" else "quantized")
+        return f"quantized/{self.scheme}" if source == "quantized" else source
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -100,17 +118,55 @@ class Target(Profile):
 
 
 class RuntimeFacts(Facts):
-    """How one runtime runs on a device."""
+    """How one runtime runs on a device; `needs`: what must be installed there."""
 
     provider: str
+    options: dict[str, Any] = {}
+    needs: str = ""
+
+
+class Match(Facts):
+    """How a machine is told to be this device: what the text of its device tree's `model` begins with, one or several."""
+
+    device_tree: tuple[str, ...] = ()
+
+    @field_validator("device_tree", mode="before")
+    @classmethod
+    def _several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 class Device(Profile):
-    """What to run on: `devices/<name>.yaml`; each fact has its source."""
+    """What to run on: `devices/<name>.yaml`; each fact has its source.
+
+    Attributes:
+        transport: `local`, or `ssh`: a board of the user's, whose own file says where it is.
+        runtimes: In the order of preference.
+        chip: Of the board.
+        memory_mib: Of the board, MiB; shared with its accelerator where it has no own.
+        power: How power is read: `use`, a probe of the runner, and its arguments.
+        power_modes: {id: name} as the board's own tool says them.
+        kind: `emulated`: its times are no latencies; left out: a real one.
+        host, python, folder, ssh_options: Of a user's board (see `edgekd.boards`), in no shipped file.
+        profile: Of a user's board: what it is.
+        reference: Of a user's board: by what `device` finds it.
+    """
 
     transport: str
     runtimes: dict[str, RuntimeFacts]
     precisions: list[str]
+    chip: str = ""
+    memory_mib: Annotated[int, Ge(1)] | None = None
+    match: Match = Match()
+    power: dict[str, Any] | None = None
+    power_modes: dict[str, str] | None = None
+    kind: Literal["board", "emulated"] | None = None
+    profile: str = ""
+    host: str | None = None
+    python: str | None = None
+    folder: str | None = None
+    ssh_options: tuple[str, ...] = ()
+    reference: str | None = None
     sources: dict[str, str] = {}
 
 
@@ -153,12 +209,36 @@ def target(name: str, where: str = "export") -> Target:
 
 
 def device(name: str, where: str = "bench.device") -> Device:
-    """One device by name, or a user's own file by path.
+    """One device: a user's own file by path, a board of the user's, or a shipped profile, in this order.
 
     Raises:
-        RecipeError: No such device.
+        RecipeError: No such device, or its file is wrong.
     """
-    return _one(name, where, devices(), Device)
+    if not name.endswith((".yaml", ".yml")):
+        own = boards.boards()
+        return on_board(own[name]) if name in own else _one(name, where, devices(), Device)
+    found = _one(name, where, {}, Device)
+    if found.host is None:
+        return found
+    board = {"name": found.name, "profile": found.name, "host": found.host, "ssh_options": list(found.ssh_options)}
+    more = {key: value for key in ("python", "folder") if (value := getattr(found, key))}
+    return _reached(found, boards.checked({**board, **more}, name), name)
+
+
+def on_board(board: boards.Board) -> Device:
+    """A user's board with the facts of its profile.
+
+    Raises:
+        RecipeError: It names no profile.
+    """
+    return _reached(_one(board.profile, str(boards.path_of(board.name)), devices(), Device), board, board.name)
+
+
+def _reached(facts: Device, board: boards.Board, reference: str) -> Device:
+    own = {"name": board.name, "host": board.host, "python": board.python, "folder": board.folder or None}
+    options = (*boards.ssh_options(), *board.ssh_options)
+    more = {"profile": facts.name, "reference": reference, "transport": "ssh", "ssh_options": options}
+    return facts.model_copy(update={**own, **more})
 
 
 def _one(name: str, where: str, known: dict[str, P], kind: type[P]) -> P:

@@ -208,9 +208,11 @@ class Quantize(PluginSection):
 class Bench(Section):
     """Where and how long to measure."""
 
-    device: str = "cpu"
-    profile: Literal["smoke", "quick"] = "quick"
-    runtime: str = "onnxruntime"
+    device: str = Field("cpu", description="see `edgekd devices`; a family; several with commas between them")
+    profile: Literal["smoke", "quick", "mlperf"] = "quick"
+    runtime: str | None = Field(
+        None, exclude_if=_absent, description="left out: the first of the device's that the target runs in"
+    )
     threads: int = Field(1, ge=1, le=256)
 
 
@@ -220,6 +222,7 @@ class GateStages(Section):
     qat: float | None = Field(None, gt=0, le=100, exclude_if=_absent)
     graph: float | None = Field(None, gt=0, le=100, exclude_if=_absent)
     quantized: float | None = Field(None, gt=0, le=100, exclude_if=_absent)
+    export: float | None = Field(None, gt=0, le=100, exclude_if=_absent, description="of targets that a tool chain makes")
     bench: float | None = Field(None, gt=0, le=100, exclude_if=_absent)
 
     @property
@@ -229,7 +232,9 @@ class GateStages(Section):
 
 
 class Gate(Section):
-    """How much top-1 the chain may lose against the student, percentage points; what is made must be shown to keep it."""
+    """What is demanded of what is made: how much top-1 it may lose against the student (percentage points, and it must be shown
+    to keep it), and how much of it an NPU must take.
+    """
 
     max_drop_pp: float | None = Field(
         None, gt=0, le=100, exclude_if=_absent, description="of the whole chain; the sum of the stages where left out"
@@ -237,6 +242,14 @@ class Gate(Section):
     stages: GateStages | None = Field(
         None, exclude_if=_absent, description="what a stage may lose; what it does not spend the later ones may"
     )
+    npu_coverage: float | None = Field(
+        None, gt=0, le=1, exclude_if=_absent, description="least part of a network's operators on the NPU; 1.0: no fallback"
+    )
+
+    @property
+    def budgeted(self) -> Gate | None:
+        """Itself where it says what may be lost, else None."""
+        return self if self.max_drop_pp is not None or self.named else None
 
     @property
     def total_pp(self) -> float:
@@ -250,8 +263,8 @@ class Gate(Section):
 
     @model_validator(mode="after")
     def _a_budget(self) -> Gate:
-        if self.max_drop_pp is None and not self.named:
-            raise ValueError("`max_drop_pp`, for example {max_drop_pp: 1.0}, or `stages` with a budget each")
+        if self.max_drop_pp is None and not self.named and self.npu_coverage is None:
+            raise ValueError("`max_drop_pp`, for example {max_drop_pp: 1.0}, or `stages` with a budget each, or `npu_coverage`")
         if sum(self.named.values()) > self.total_pp + 1e-9:
             raise ValueError(f"stages that sum to no more than max_drop_pp ({self.total_pp:g}); they sum to more")
         return self

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from edgekd import profiles, registry
+from edgekd import devices, profiles, registry
 from edgekd.errors import MissingTool, RecipeError, nearest
-from edgekd.profiles import Target
+from edgekd.profiles import Device, Target
 from edgekd.recipe import Recipe
 
 FILES = (".yaml", ".yml")
@@ -56,20 +56,28 @@ def quantizes(recipe: Recipe) -> bool:
     return recipe.qat is not None or any(profiles.precision(scheme) == "int8" for scheme in schemes)
 
 
+def runtime_of(recipe: Recipe, device: Device, target: Target) -> str | None:
+    """The runtime that measures a target on a device: the recipe's, else the first of the device's that it runs in."""
+    asked = recipe.bench.runtime
+    fitting = [name for name in device.runtimes if name in target.runtimes and asked in (None, name)]
+    return fitting[0] if fitting else None
+
+
 def unmeasured(recipe: Recipe, target: Target) -> str:
-    """Why a target cannot be measured with a recipe's device; empty where it can."""
-    runtime = recipe.bench.runtime
-    if runtime in target.runtimes:
+    """Why a target can be measured with none of a recipe's devices; empty where it can."""
+    named = [kind for name in devices.split(recipe.bench.device) for kind in devices.possible(name)]
+    if any(runtime_of(recipe, device, target) for device in named):
         return ""
-    needed = " or ".join(target.runtimes)
-    able = [d.name for d in profiles.devices().values() if set(d.runtimes) & set(target.runtimes)]
+    needed, asked = " or ".join(target.runtimes), recipe.bench.runtime
+    has = f"bench.runtime is {asked}" if asked else f"{recipe.bench.device} has {', '.join(named[0].runtimes)}"
+    able = [device.name for device in devices.measurable() if set(device.runtimes) & set(target.runtimes)]
     if able:
-        return f"it runs in {needed}, and bench.runtime is {runtime} (devices with {needed}: {', '.join(able)})"
-    return f"it runs in {needed}, which no device of `edgekd devices` has: that takes a board with {needed}"
+        return f"it runs in {needed}, and {has} (devices with {needed}: {', '.join(able)})"
+    return f"it runs in {needed}, and {has}: that takes a board with {needed} (edgekd devices)"
 
 
 def measurable(recipe: Recipe, targets: Sequence[Target], asked: bool) -> list[Target]:
-    """The targets that the recipe's device can run.
+    """The targets that one of the recipe's devices can run.
 
     Raises:
         MissingTool: One that was asked for by name cannot be.
@@ -79,6 +87,17 @@ def measurable(recipe: Recipe, targets: Sequence[Target], asked: bool) -> list[T
         if asked and reason:
             raise not_here(f"--format {name}", name, reason)
     return [target for target in targets if not reasons[target.name]]
+
+
+def with_sources(targets: Sequence[Target]) -> list[Target]:
+    """Targets, each after the one that it is made from, each once."""
+    found: dict[str, Target] = {}
+    for target in targets:
+        if target.made_from.startswith("export/"):
+            source = profiles.target(target.made_from.partition("/")[2], f"target {target.name}: source")
+            found.update({one.name: one for one in with_sources([source]) if one.name not in found})
+        found.setdefault(target.name, target)
+    return list(found.values())
 
 
 def not_here(where: str, target: str, reason: str) -> MissingTool:
@@ -95,8 +114,12 @@ def _by_family(name: str, where: str, quantized: bool, known: Mapping[str, Targe
     if not members:
         names = {*known, *(target.family for target in known.values())}
         raise RecipeError(where, f"unknown name {name!r}", nearest(name, names), "edgekd formats")
-    precision = "int8" if quantized else "fp16"
+    there = {profiles.precision(target.scheme) for target in members}
+    preferred = ("int8",) if quantized else ("fp16", "fp32", "int8")
+    precision = next((one for one in preferred if one in there), "int8")
     fitting = [target.name for target in members if profiles.precision(target.scheme) == precision]
+    if len(fitting) > 1:  # one of several chips
+        fitting = [target for target in fitting if known[target].default] or fitting
     if len(fitting) != 1:
         found = f"family {name} has {len(fitting)} targets of {precision}"
         raise RecipeError(where, found, "one of: " + ", ".join(target.name for target in members), "edgekd formats")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edgekd import methods, profiles, registry
+from edgekd import devices, methods, profiles, registry
 from edgekd.errors import RecipeError, nearest
 from edgekd.recipe import Distill, Recipe
-from edgekd.targets import resolve_targets
+from edgekd.targets import resolve_targets, with_sources
 
 QAT_STARTS = "ptq"  # the quantizer whose file says where quantization-aware training rounds, and gives its first ranges
 
@@ -30,17 +30,30 @@ def check(recipe: Recipe) -> None:
     if recipe.teacher is not None:
         _check_normalize(recipe.teacher.normalize, "teacher")
     resolve_targets(recipe.export, "export", recipe)
-    device = profiles.device(recipe.bench.device)
-    if recipe.bench.runtime not in device.runtimes:
-        raise RecipeError(
-            "bench.runtime",
-            f"{recipe.bench.runtime!r} is no runtime of device {device.name}",
-            ", ".join(device.runtimes),
-        )
+    for name in devices.split(recipe.bench.device):
+        kinds = devices.possible(name)
+        for kind in kinds:
+            registry.find("transport", kind.transport, f"device {kind.name}: transport")
+        known = list(dict.fromkeys(runtime for kind in kinds for runtime in kind.runtimes))
+        if recipe.bench.runtime not in (None, *known):
+            found = f"{recipe.bench.runtime!r} is no runtime of device {name}"
+            raise RecipeError("bench.runtime", found, ", ".join(known))
 
 
 def reachable(recipe: Recipe, targets: list[profiles.Target], asked: bool) -> list[profiles.Target]:
-    """The targets that a student can become: all, but those of its own scheme alone when it is quantized already."""
+    """The targets that a student can become: all, but those of its own scheme alone when it is quantized already.
+
+    Raises:
+        RecipeError: None of them, or one that was asked for, can be made: of another scheme than a quantized file's, or from a
+            PyTorch program where the student is an ONNX file.
+    """
+    if recipe.student.onnx is not None:
+        torch_only = [target.name for target in targets if "program" in {t.made_from for t in with_sources([target])}]
+        if torch_only and (asked or len(torch_only) == len(targets)):
+            found = f"{', '.join(torch_only)}: made from a PyTorch network, and the student is an ONNX file"
+            hint = "--format onnx-int8, or student.model with a checkpoint"
+            raise RecipeError("--format" if asked else "export", found, "a target that is made from ONNX", hint)
+        targets = [target for target in targets if target.name not in torch_only]
     scheme = recipe.student.scheme
     if scheme is None:
         return targets

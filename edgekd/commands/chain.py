@@ -10,17 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import typer
+
+from edgekd import devices
 from edgekd import recipe as recipes
 from edgekd.artifact import Artifact
-from edgekd.commands import WORKSPACE, current, output, start
+from edgekd.commands import WORKSPACE, current, engine_build, output, start
 from edgekd.commands.find_recipe import find_recipe
 from edgekd.commands.processes import COMMAND, group_of
-from edgekd.commands.say_targets import say_targets
+from edgekd.commands.say_targets import say_devices, say_targets
+from edgekd.commands.side_by_side import Together, run_together
 from edgekd.console import Console
 from edgekd.errors import UsageError
 from edgekd.fit.distributed import Group
 from edgekd.keys import Settings
-from edgekd.pipeline import Outcome, dry_run, run, steps_of
+from edgekd.pipeline import Outcome, dry_run, steps_of
 from edgekd.plan import Step
 from edgekd.recipe import Recipe
 from edgekd.runner.state import usable_cores
@@ -54,6 +58,7 @@ class ChainOptions:
     json: bool
     targets: list[str] | None = None
     device: str | None = None
+    build: str = engine_build.DEVICE
 
 
 def chain(goal: str, options: ChainOptions) -> None:
@@ -67,10 +72,16 @@ def chain(goal: str, options: ChainOptions) -> None:
 
 def _chain(goal: str, options: ChainOptions, group: Group) -> None:
     console = Console()
+    if goal == "bench" and options.device is not None:
+        for name in devices.split(options.device):
+            devices.resolve(name)  # a board that is not there is said before a recipe is looked for
     recipe, recipe_dir = choose_recipe(options, console)
     steps = steps_of(recipe, until=goal, targets=options.targets)
     left = say_targets(options.command, recipe, options.targets, steps, console)
-    pins = _pins(options, steps, console)
+    say_devices(recipe, steps, console)
+    if options.build == engine_build.HERE:
+        engine_build.require(steps)
+    pins = pins_of(options, steps, console)
     settings = Settings(
         workspace=options.workspace,
         data_roots=data_roots(options.data_root),
@@ -91,9 +102,18 @@ def _chain(goal: str, options: ChainOptions, group: Group) -> None:
     if options.output is not None:
         # a folder that cannot be written is found now, not after training
         options.output.mkdir(parents=True, exist_ok=True)
-    outcomes = run(recipe, steps, settings, lambda done: current.record(options.workspace, recipe, recipe_dir, done))
-    copied = _copy_out(outcomes, goal, options)
-    _print(options, outcomes, copied, group, left)
+    together = run_together(
+        recipe, steps, settings, lambda done: current.record(options.workspace, recipe, recipe_dir, done)
+    )
+    copied = _copy_out(together.outcomes, goal, options)
+    here = options.build == engine_build.HERE
+    built = engine_build.build_here(together.outcomes, recipe, console) if here else {}
+    _print(options, together, copied, group, left, built)
+    if together.failures:
+        for name, error in together.failures.items():
+            console.log(f"device {name} failed:")
+            output.say_error(error)
+        raise typer.Exit(together.exit_code)
 
 
 def choose_recipe(options: ChainOptions, console: Console) -> tuple[Recipe, Path | None]:
@@ -141,7 +161,7 @@ def weight_caches() -> tuple[Path, ...]:
     return torch, Path(named.get("HF_HUB_CACHE") or Path(named.get("HF_HOME") or home / "huggingface") / "hub")
 
 
-def _pins(options: ChainOptions, steps: list[Step], console: Console) -> Mapping[str, Artifact]:
+def pins_of(options: ChainOptions, steps: list[Step], console: Console) -> Mapping[str, Artifact]:
     """The artifact of `--from` and everything that it was made from."""
     if options.source is None or start.is_file(options.source, options.workspace):
         return {}
@@ -186,23 +206,26 @@ def _copy_out(outcomes: list[Outcome], goal: str, options: ChainOptions) -> list
 
 
 def _print(
-    options: ChainOptions, outcomes: list[Outcome], copied: list[str], group: Group, unmeasured: Collection[str]
+    options: ChainOptions,
+    together: Together,
+    copied: list[str],
+    group: Group,
+    unmeasured: Collection[str],
+    built: Mapping[str, Any],
 ) -> None:
     from edgekd.commands.report import write_report
 
+    outcomes = together.outcomes
     page = write_report(options.workspace, None) if options.command in ("run", "bench") else None
-    following = NEXT[options.command] + _same_place(options)
-    exported = [o.step.name for o in outcomes if o.step.kind == "export"]
-    if options.command == "export" and all(name in unmeasured for name in exported):
-        following = f"edgekd lint {exported[0]}" + _same_place(replace(options, data_root=None))
-    if group.world > 1 and options.command == "train":
-        following = COMMAND.format(group.local_world) + following.removeprefix("edgekd")
+    engines = engine_build.engines([o.step for o in outcomes]) if options.command == "export" else []
+    following = _following(options, outcomes, group, unmeasured, engines)
     if options.json:
         steps = [_facts(o, o.artifact) for o in outcomes if o.artifact is not None]
         report = str(page.html) if page else None
-        output.print_json(
-            {"command": options.command, "steps": steps, "copied": copied, "report": report, "next": following}
-        )
+        failed = {name: output.error_fields(error) for name, error in together.failures.items()}
+        facts = {"command": options.command, "steps": steps, "copied": copied, "report": report, "next": following}
+        told = {"engines": {name: built.get(name, engine_build.ON_DEVICE) for name in engines}} if engines else {}
+        output.print_json({**facts, **told, **({"failed": failed} if failed else {})})
         return
     if page is not None:
         page.print_table()
@@ -210,9 +233,27 @@ def _print(
     else:
         rows = [(o.step.name, o.state, o.artifact.path.name, _top1(o.artifact)) for o in outcomes if o.artifact]
         output.print_table(("step", "", "artifact", "top-1 (95 % interval)"), rows)
+    for name in engines:
+        output.say(f"{name}: " + (engine_build.BUILT if name in built else engine_build.ON_DEVICE))
     for place in copied:
         output.say(f"copied: {place}")
     output.next_command(following)
+
+
+def _following(
+    options: ChainOptions, outcomes: list[Outcome], group: Group, unmeasured: Collection[str], engines: list[str]
+) -> str:
+    """What to type next."""
+    exported = [o.step.name for o in outcomes if o.step.kind == "export"]
+    following = NEXT[options.command] + _same_place(options)
+    if options.command == "export" and all(name in unmeasured for name in exported):
+        first = exported[0]
+        judged = "edgekd ledger" if any(_answered(o) for o in outcomes) else f"edgekd lint {first}"
+        following = engine_build.next_command(first, options.build) if first in engines else judged
+        following += _same_place(replace(options, data_root=None))
+    if group.world > 1 and options.command == "train":
+        following = COMMAND.format(group.local_world) + following.removeprefix("edgekd")
+    return following
 
 
 def _same_place(options: ChainOptions) -> str:
@@ -221,6 +262,11 @@ def _same_place(options: ChainOptions) -> str:
     for root in options.data_root or []:
         parts += ["--data-root", str(root)]
     return "".join(f" {shlex.quote(part)}" for part in parts)
+
+
+def _answered(outcome: Outcome) -> bool:
+    """Whether an export was evaluated where it was made: its row is in the ledger."""
+    return outcome.step.kind == "export" and outcome.artifact is not None and "n_test" in outcome.artifact.metrics
 
 
 def _facts(outcome: Outcome, artifact: Artifact) -> dict[str, Any]:

@@ -95,11 +95,13 @@ def resolve(workspace: Path, reference: str) -> Artifact:
     Raises:
         UsageError: Nothing answers to the name.
     """
-    store = Store(workspace)
     run = head(workspace)
     if run is not None and reference in run.steps:
-        return store.resolve(run.steps[reference])
-    return store.resolve(reference)
+        reference = run.steps[reference]
+    try:
+        return Store(workspace).resolve(reference)
+    except UsageError as error:
+        raise UsageError(error.where, error.found, error.expected, f"{error.hint}{option(workspace)}") from error
 
 
 def option(workspace: Path) -> str:

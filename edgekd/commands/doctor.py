@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgekd import trtcheck
-from edgekd.commands import output
+from edgekd.commands import engine_build, output
 from edgekd.commands.chain import data_roots
 from edgekd.errors import MissingTool
 from edgekd.fit.resolve import resolve
@@ -87,6 +87,9 @@ def _packages() -> Iterator[Finding]:
         yield Finding(trtcheck.TOOL, "ok", "installed: exports of family trt are parsed and built by it")
     else:
         yield Finding(trtcheck.TOOL, "ok", "not installed: exports of family trt are linted alone", trtcheck.INSTALL)
+    lacking = "; ".join(text.partition(" (")[0] for text in engine_build.lacking())
+    engine = f"engines are built on the device ({lacking})" if lacking else "engines can be built here"
+    yield Finding("TensorRT", "ok", f"{engine}; written, not run on hardware")
 
 
 def _processor() -> Iterator[Finding]:

@@ -121,7 +121,8 @@ def _missed(rows: Sequence[Mapping[str, Any]]) -> CheckFailed | None:
 
 
 def _print(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> None:
-    demanded = "" if recipe.gate is None else f"; gate: at most {recipe.gate.total_pp:g} pp in all"
+    gate = None if recipe.gate is None else recipe.gate.budgeted
+    demanded = "" if gate is None else f"; gate: at most {gate.total_pp:g} pp in all"
     output.say(f"accuracy ledger of {recipe.name}, test images{demanded}")
     output.print_table(accounts.COLUMNS, [accounts.cells(row) for row in rows], right=accounts.NUMERIC)
     output.say(accounts.LEGEND)

@@ -1,18 +1,23 @@
-"""`edgekd formats | devices | models | distillers`: what is built, read from files and sources without importing torch."""
+"""`edgekd formats | models | distillers`: what is built, read from files and sources without importing torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import util
+from pathlib import Path
 
+from edgekd import devices, profiles, registry, trtcheck
 from edgekd import models as model_table
-from edgekd import profiles, registry, trtcheck
 from edgekd.commands import output
+from edgekd.errors import MissingTool
 from edgekd.models import catalogue
 from edgekd.profiles import Target
+from edgekd.runner.runtimes import base as engines
+from edgekd.tools import place
 
-PACKAGES = {"none": ("onnx",)}  # of a scheme, to make a file of it; of all others:
+PACKAGES: dict[str, tuple[str, ...]] = {"none": ("onnx",)}  # of a scheme, to make a file of it; of all others:
 QUANTIZING = ("onnx", "onnxruntime")
+UNSEEN = "written, not run on hardware"
 
 
 def formats(json: bool) -> None:
@@ -23,21 +28,6 @@ def formats(json: bool) -> None:
     ]
     columns = ("target", "family", "scheme", "runs in", "needs", "export here", "measure here", "what it is")
     _print("formats", columns, rows, json, "edgekd export --format onnx-int8")
-
-
-def devices(json: bool) -> None:
-    """The devices that can be measured."""
-    rows = [
-        (d.name, d.family, d.transport, ", ".join(d.runtimes), ", ".join(d.precisions), d.description)
-        for d in profiles.devices().values()
-    ]
-    _print(
-        "devices",
-        ("device", "family", "reached by", "runtimes", "precisions", "what it is"),
-        rows,
-        json,
-        "edgekd bench --device cpu",
-    )
 
 
 def models(json: bool) -> None:
@@ -69,13 +59,22 @@ def distillers(json: bool) -> None:
 
 def _needs(target: Target) -> str:
     """Packages to make it, and what to run it on."""
-    able = _devices_of(target)
+    able = sorted({d.family for d in profiles.devices().values() if set(d.runtimes) & set(target.runtimes)})
     device = f"device {' or '.join(able)}" if able else f"a board with {' or '.join(target.runtimes)}"
-    return f"{', '.join(PACKAGES.get(target.scheme, QUANTIZING))}; {device}"
+    tools = _tools(target)
+    packages = [f"tool {name}" for name in tools] or PACKAGES.get(target.scheme, QUANTIZING)
+    return f"{', '.join(packages)}; {device}"
+
+
+def _tools(target: Target) -> list[str]:
+    """Tools that its exporter drives; of a target that edgekd makes, none."""
+    return list(registry.find("exporters", target.exporter).attributes.get("needs", ())) if target.tool else []
 
 
 def _makeable(target: Target) -> str:
     """Whether it can be exported here, and for a family with a tool of its own whether that can check the file."""
+    if target.tool:
+        return _with_tools(target)
     missing = [name for name in PACKAGES.get(target.scheme, QUANTIZING) if util.find_spec(name) is None]
     if missing:
         return f"no: pip install {' '.join(missing)}"
@@ -87,17 +86,37 @@ def _makeable(target: Target) -> str:
     return f"yes, checked by {trtcheck.TOOL}" if trtcheck.available() else f"yes, unchecked: {trtcheck.INSTALL}"
 
 
+def _with_tools(target: Target) -> str:
+    """Whether the tools of a target are there and whole, and what to type where they are not."""
+    for name in _tools(target):
+        try:
+            place.require(name, target.name)
+        except MissingTool as error:
+            return f"no: {error.hint or error.found}"
+    return "yes"
+
+
 def _measurable(target: Target) -> str:
-    """Whether it can be measured with a device that is known here."""
-    able = _devices_of(target)
+    """Whether it can be measured with a device that is known here, and whether its runtime was ever seen to run."""
+    return _usable(target) + ("" if any(map(_seen, target.runtimes)) else f"; {UNSEEN}")
+
+
+def _seen(runtime: str) -> bool:
+    """Whether its engine has run; one that has not says so first thing in its source."""
+    module = engines.names().get(runtime)
+    found = None if module is None else util.find_spec(module)
+    source = Path(found.origin).read_text(encoding="utf-8") if found is not None and found.origin else ""
+    return f"{UNSEEN}." not in source.partition("\n\n")[0].lower()
+
+
+def _usable(target: Target) -> str:
+    able = [device for device in devices.measurable() if set(device.runtimes) & set(target.runtimes)]
     if not able:
-        return f"no: no device has {' or '.join(target.runtimes)}"
+        return f"no: no device here has {' or '.join(target.runtimes)}"
     missing = [runtime for runtime in target.runtimes if util.find_spec(runtime) is None]
-    return f"no: pip install {' '.join(missing)}" if missing else f"yes: {', '.join(able)}"
-
-
-def _devices_of(target: Target) -> list[str]:
-    return [d.name for d in profiles.devices().values() if set(d.runtimes) & set(target.runtimes)]
+    if missing and all(device.transport == "local" for device in able):
+        return f"no: pip install {' '.join(missing)}"
+    return f"yes: {', '.join(device.name for device in able)}"
 
 
 def _print(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], json: bool, following: str) -> None:

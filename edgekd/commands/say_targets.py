@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekd import profiles, targets
+from edgekd import devices, profiles, targets
 from edgekd.console import Console
+from edgekd.params import BenchParams
 from edgekd.plan import Step
 from edgekd.recipe import Recipe
 
@@ -31,12 +32,13 @@ def say_targets(
     if command not in ("export", "bench", "run"):
         return []
     names = recipe.export if asked is None else asked
-    why = "int8: the recipe quantizes" if targets.quantizes(recipe) else "half precision: the recipe does not quantize"
+    why = "int8: the recipe quantizes" if targets.quantizes(recipe) else "float: the recipe does not quantize"
     for family, name in targets.by_family(names, recipe).items():
         console.log(f"{family}: {name} ({why})")
-    exported = [step.name.partition("/")[2] for step in steps if step.kind == "export"]
     named = targets.resolve_targets(names, "export", recipe)
     kinds = {profiles.target(name).name: profiles.target(name) for name in named}
+    steps_named = [step.name.partition("/")[2] for step in steps if step.kind == "export"]
+    exported = [name for name in steps_named if name in kinds]  # not what one of them is only made from
     left = {name: reason for name in exported if (reason := targets.unmeasured(recipe, kinds[name]))}
     if command == "bench" and left and len(left) == len(exported):
         name, reason = next(iter(left.items()))
@@ -45,3 +47,17 @@ def say_targets(
         for name, reason in left.items():
             console.log(f"not measured: {name}: {reason}")
     return [f"export/{name}" for name in left]
+
+
+def say_devices(recipe: Recipe, steps: Sequence[Step], console: Console) -> None:
+    """Log which device a name or family was resolved to, and in which runtime each target is measured there."""
+    measured = [step for step in steps if isinstance(step.params, BenchParams)]
+    if not measured:
+        return
+    for name in devices.split(recipe.bench.device):
+        said = devices.said(name, devices.resolve(name))
+        if said:
+            console.log(said)
+    for step in measured:
+        if recipe.bench.runtime is None and isinstance(step.params, BenchParams) and step.params.board is not None:
+            console.log(f"{step.name}: in {step.params.runtime}, on {step.params.provider}")

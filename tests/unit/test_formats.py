@@ -27,13 +27,14 @@ def test_every_target_says_what_it_needs_and_whether_it_is_usable(listed):
     rows = listed()
     assert set(rows) == set(profiles.targets())
     for row in rows.values():
-        assert row["needs"] and row["export here"].startswith("yes")
+        told = ("yes", "no: edgekd tools install ", "no: pip install 'edgekd[") if "tool " in row["needs"] else ("yes",)
+        assert row["needs"] and row["export here"].startswith(told)
         assert row["measure here"].startswith(("yes: ", "no: "))
 
 
 def test_a_target_without_a_device_says_which_board_it_takes(listed):
     row = listed()["tensorrt-int8"]
-    assert "a board with tensorrt" in row["needs"] and row["measure here"] == "no: no device has tensorrt"
+    assert "device jetson or rtx" in row["needs"] and row["measure here"].startswith("no: no device here has tensorrt")
     assert listed()["onnx-int8"]["measure here"] == "yes: cpu"
 
 
@@ -47,3 +48,9 @@ def test_what_is_missing_is_named_with_the_line_that_mends_it(listed):
     rows = listed("onnxruntime")
     assert rows["onnx-int8"]["export here"] == rows["onnx-int8"]["measure here"] == "no: pip install onnxruntime"
     assert rows["onnx"]["export here"] == "yes"
+
+
+def test_a_runtime_that_was_never_seen_to_run_is_said_to_be_that(listed):
+    rows = listed()
+    unseen = {name for name, row in rows.items() if row["measure here"].endswith("; " + listings.UNSEEN)}
+    assert {"tensorrt-int8", "tensorrt-fp16"} <= unseen and not {"onnx", "onnx-int8"} & unseen

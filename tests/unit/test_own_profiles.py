@@ -31,14 +31,14 @@ def write(tmp_path):
     return written
 
 
-def steps(*targets, device="cpu"):
+def steps(*targets, device="cpu", **bench):
     recipe = {
         "name": "own",
         "data": {"use": "digits"},
         "student": {"model": "resnet8", "fit": {"epochs": 1}},
         "distill": {"use": "ce"},
         "export": [str(target) for target in targets],
-        "bench": {"device": str(device)},
+        "bench": {"device": str(device), **bench},
     }
     return {step.name: step for step in plan(recipes.from_dict(recipe, "own", []))}
 
@@ -91,7 +91,7 @@ def test_a_bad_target_is_refused_before_anything_is_made(write, changed, words):
     [
         ("transport: local", "transport: pigeon", "unknown name 'pigeon'"),
         ("provider: CPUExecutionProvider", "providers: x", "runtimes.onnxruntime.provider"),
-        ("onnxruntime:", "tensorrt:", "is no runtime of device board"),
+        ("family: cpu", "family: cpu\nhost: -oProxyCommand=true", "user@board"),
     ],
 )
 def test_a_bad_device_is_refused_before_anything_is_made(tmp_path, old, new, words):
@@ -100,6 +100,13 @@ def test_a_bad_device_is_refused_before_anything_is_made(tmp_path, old, new, wor
     with pytest.raises(RecipeError) as caught:
         steps("onnx", device=device)
     assert words in str(caught.value)
+
+
+def test_a_runtime_that_the_device_has_not_is_refused(tmp_path):
+    device = tmp_path / "device.yaml"
+    device.write_text(DEVICE.replace("onnxruntime:", "tensorrt:"))
+    with pytest.raises(RecipeError, match=r"'onnxruntime' is no runtime of device .*device\.yaml"):
+        steps("onnx", device=device, runtime="onnxruntime")
 
 
 def test_a_path_that_is_not_there_is_named():

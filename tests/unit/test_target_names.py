@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekd import profiles, targets
+from edgekd import boards, profiles, targets
 from edgekd import recipe as recipes
 from edgekd.commands.say_targets import say_targets
 from edgekd.errors import MissingTool, RecipeError
@@ -127,12 +127,11 @@ def test_bench_of_a_target_that_no_device_runs_is_refused_before_work(asked):
     assert "edgekd export --format tensorrt-fp16" in caught.value.hint
 
 
-def test_a_device_elsewhere_that_could_is_named(monkeypatch):
-    board = profiles.device("cpu").model_copy(update={"name": "orin", "runtimes": {"tensorrt": {"provider": "x"}}})
-    known = {**profiles.devices(), "orin": board}
-    monkeypatch.setattr(profiles, "devices", lambda: known)
+def test_a_device_elsewhere_that_could_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEKD_CONFIG", str(tmp_path))
+    boards.write(boards.Board(name="orin", profile="jetson-orin-nano", host="me@orin"))
     reason = targets.unmeasured(recipe("trt"), profiles.target("tensorrt-fp16"))
-    assert "orin" in reason and "bench.runtime is onnxruntime" in reason
+    assert "orin" in reason and "cpu has onnxruntime" in reason
 
 
 def test_every_shipped_target_has_a_family_whose_name_is_no_other_target():
@@ -141,4 +140,16 @@ def test_every_shipped_target_has_a_family_whose_name_is_no_other_target():
     for target in known.values():
         own = recipe("onnx-int8" if profiles.precision(target.scheme) == "int8" else "onnx")
         if target.family not in known and target.family != "onnx":
-            assert targets.resolve_targets([target.family], "export", own) == [target.name]
+            (found,) = targets.resolve_targets([target.family], "export", own)
+            assert found == target.name or (known[found].default and known[found].family == target.family)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize(("family", "wanted"), [("rknn", "rknn-rk3588"), ("qnn", "qnn-int8")])
+def test_a_family_of_one_precision_means_it_and_of_several_chips_its_default(family, wanted, quantized):
+    assert targets.resolve_targets([family], "--format", recipe("onnx"), quantized) == [wanted]
+
+
+def test_a_family_has_at_most_one_default_of_a_precision():
+    marked = [(t.family, profiles.precision(t.scheme)) for t in profiles.targets().values() if t.default]
+    assert marked and len(set(marked)) == len(marked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -184,7 +185,7 @@ def test_histogram_holds_every_sample(make, recipe):
         histogram = bench.histograms[0]
         assert (histogram.name, sum(histogram.counts), histogram.n) == ("end_to_end", len(samples), len(samples))
         assert histogram.edges_ms[0] <= samples.min() and histogram.edges_ms[-1] >= samples.max()
-        assert [h.name for h in bench.histograms] == ["end_to_end", "inference", "preprocess"]
+        assert [h.name for h in bench.histograms] == ["end_to_end", "preprocess", "inference"]
 
 
 @pytest.mark.parametrize("samples", [[5], [7, 7, 7], [0, 0], [1, 10**9], [10**6, 2 * 10**6, 3 * 10**6]])
@@ -315,3 +316,70 @@ def test_the_report_never_imports_a_framework():
         "import edgekd.report.plots; bad = {'torch', 'onnxruntime', 'onnx', 'torchvision'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+POWER = {
+    "probe": "ina3221",
+    "rails": {"VDD_IN": {}},
+    "total": "rail VDD_IN",
+    "refused": None,
+    "note": "the rest is not in it",
+}
+FIGURES = {"energy_mj": 4.02, "energy_low_mj": 3.98, "energy_high_mj": 4.06, "n_updates": 198}
+
+
+def shown(make, **changed):
+    """The latency facts and the pages of a chain whose int8 bench has these metrics and this result."""
+    from edgekd.report import html, text
+
+    maker = make()
+    maker.chain()
+    shutil.rmtree(maker.made["bench/onnx-int8@cpu"].path)
+    maker.bench("onnx-int8", "quantized/u8s8", 0.78, **changed)
+    found = facts.gather(maker.made)
+    bench = next(bench for bench in found.latency if bench.step == "bench/onnx-int8@cpu")
+    return bench, text.plain(found), html.render(found)
+
+
+@pytest.mark.parametrize("kind", ["emulated", "simulator", "estimated"])
+def test_times_of_what_is_no_real_device_are_shown_nowhere(make, kind):
+    bench, plain, page = shown(make, kind=kind, power={**POWER, **FIGURES})
+    assert (bench.state, bench.kind) == ("ok", kind)
+    assert (bench.p50_ms, bench.p90_ms, bench.throughput_per_s, bench.power, bench.histograms) == (
+        None,
+        None,
+        None,
+        None,
+        (),
+    )
+    for shown_text in (plain, page):
+        assert f"{kind}: correctness only" in shown_text
+    row = next(line for line in plain.splitlines() if line.startswith("bench/onnx-int8@cpu: "))
+    assert " ms" not in row
+
+
+def test_energy_is_shown_with_its_rail_its_rest_and_its_updates(make):
+    bench, plain, page = shown(make, power={**POWER, **FIGURES, "mean_mw": 9010.0, "idle_mw": 5000.0})
+    assert bench.power.energy_mj.value == 4.02
+    for shown_text in (plain, page):
+        assert (
+            "4.02 mJ an inference [3.98, 4.06] above rest (rail VDD_IN: 9.01 W, 5.00 W at rest; 198 sensor updates)"
+            in shown_text
+        )
+
+
+def test_a_refused_figure_says_why(make):
+    _, plain, page = shown(make, power={**POWER, "refused": "3 updates of the sensor"})
+    for shown_text in (plain, page):
+        assert "no energy figure: 3 updates of the sensor" in shown_text
+
+
+def test_parts_stand_in_the_order_in_which_they_happen(make):
+    maker = make()
+    maker.chain()
+    path = maker.made["bench/onnx@cpu"].path / "samples.npz"
+    names = ("postprocess", "device_to_host", "compute", "host_to_device", "inference", "preprocess", "end_to_end")
+    np.savez(path, **{f"{name}_ns": np.arange(1, 200) for name in names})
+    bench = facts.gather(maker.made).latency[0]
+    order = ["end_to_end", "preprocess", "inference", "host_to_device", "compute", "device_to_host", "postprocess"]
+    assert [histogram.name for histogram in bench.histograms] == order
