@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
-from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -56,6 +55,13 @@ class Form:
     float_logits: bool = True
 
 
+def _hexagon(*args: Any, **more: Any) -> Any:
+    """onnxruntime's own configuration; importing it imports torch where that is installed, which no other scheme needs."""
+    from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
+
+    return get_qnn_qdq_config(*args, **more)
+
+
 _TENSORRT = ("Conv", "Gemm", "Add")
 _NO_ROUNDING = {"Cast", "Constant", "Shape"}  # their outputs are no activations
 FORMS = {
@@ -83,7 +89,7 @@ FORMS = {
         False,
         (),
         {"MinimumRealRange": 0.0001, "DedicatedQDQPair": False, "QDQKeepRemovableActivations": False},
-        get_qnn_qdq_config,
+        _hexagon,
         float_logits=False,
     ),
 }

@@ -157,7 +157,7 @@ def _hint(params: QuantizeParams) -> str:
     """What else the quantizer could be told: the arguments of few values that the recipe leaves at their default."""
     free = [a for a in registry.find("quantizers", params.use).arguments if a.name not in params.args]
     choices = [(a.name, re.findall(r"'(\w+)'", a.annotation)) for a in free if a.annotation.startswith("Literal[")]
-    choices += [(a.name, ["true"]) for a in free if a.annotation == "bool"]
+    choices += [(a.name, ["true"]) for a in free if a.annotation == "bool" and a.default == "False"]
     return " or ".join(f"--set quantize.{name}={'|'.join(values)}" for name, values in choices) + _another(params)
 
 

@@ -352,7 +352,7 @@ ASKED = {"mixed": {"max_drop_pp": 10.0}}  # what 40 validation images can tell
     [
         *((use, scheme, ASKED.get(use, {})) for use, found in QUANTIZERS for scheme in found.attributes["schemes"]),
         *(("ptq", "u8s8", {"calibrate": method}) for method in ("minmax", "percentile", "mse")),
-        ("ptq", "u8s8", {"bias_correction": True}),
+        ("ptq", "u8s8", {"bias_correction": False}),
         ("ptq", "u8s8", {"equalize": True}),
     ],
 )
