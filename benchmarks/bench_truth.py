@@ -5,7 +5,7 @@
 `edgekd bench --device cpu` measures with `runner.pyz`; here the same runner works in turn mode. `onnxruntime` is a default
 session timed around `run` alone: it is held against the runner's inference part. `bare` is the loop below, from the raw image to
 the class: it is held against the runner's end-to-end time. Same file, same images, same number of threads; each is a process of
-its own; a ratio is taken within a round, its interval over the rounds. Goal: every ratio within 3 % of 1.
+its own; a ratio is taken within a round, its interval over six starts of every process. Goal: every ratio within 3 % of 1.
 """
 
 from __future__ import annotations
@@ -82,8 +82,7 @@ def measure(name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]
     for other, part in (("onnxruntime", "inference"), ("bare", "end_to_end")):
         ours = np.array([np.median(block[part]) for block in rounds.blocks[entry.name]])
         theirs = np.array([np.median(block["end_to_end"]) for block in rounds.blocks[other]])
-        low, high = ratio_interval(ours / theirs)
-        ratio = float(np.median(ours / theirs))
+        ratio, low, high = ratio_interval(ours / theirs, sittings=rounds.sittings)
         ratios[other] = {"part": part, "ratio": ratio, "low": low, "high": high, "within": abs(ratio - 1) <= GOAL}
     result = found.results[entry.name]
     return {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 from annotated_types import Ge, Interval
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -254,7 +255,12 @@ def _one(name: str, where: str, known: dict[str, P], kind: type[P]) -> P:
 
 def _all(folder: str, kind: type[P]) -> Iterator[P]:
     for path in sorted(shipped(folder).glob("*.yaml")):
-        yield _read(path, kind)
+        yield cast("P", _kept(path, kind))
+
+
+@cache  # a command asks for all of them some ten times; they are frozen and shipped
+def _kept(path: Path, kind: type[Profile]) -> Profile:
+    return _read(path, kind)
 
 
 def _read(path: Path, kind: type[P]) -> P:

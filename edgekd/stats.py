@@ -386,6 +386,16 @@ def _z(confidence: float) -> float:
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
+def student(confidence: float, freedom: int) -> float:
+    """Student's two-sided quantile: so many standard errors to each side of a mean; within 1 % at 95 % from 4 degrees of freedom.
+
+    Args:
+        confidence: In (0, 1).
+        freedom: Degrees of freedom, >= 1.
+    """
+    return _student(_z(confidence), freedom)
+
+
 def _student(z: float, freedom: int) -> float:
     """Student's quantile from the normal one z (Abramowitz and Stegun 26.7.5); within 1 % from 4 degrees of freedom."""
     v = float(freedom)

@@ -32,6 +32,7 @@ def resolve_targets(names: Sequence[str], where: str, recipe: Recipe, quantized:
         target = known.get(name) or profiles.target(name, where)
         registry.find("exporters", target.exporter, f"target {target.name}: exporter")
         registry.check("exporters", target.exporter, target.args, f"target {target.name}: args")
+        _require_tool(target)
         if found.setdefault(target.name, name) != name:
             raise RecipeError(
                 where,
@@ -104,6 +105,16 @@ def not_here(where: str, target: str, reason: str) -> MissingTool:
     """That a target cannot be measured here."""
     hint = f"edgekd export --format {target} --output DIR, and run the file there; or bench another target"
     return MissingTool(where, f"cannot be measured: {reason}", "a target of a runtime that the device has", hint)
+
+
+def _require_tool(target: Target) -> None:
+    """A target of a tool chain names one of its exporter's tools, and what its figures are worth; any other target names none."""
+    needs = registry.find("exporters", target.exporter).attributes.get("needs", ())
+    if target.tool not in (needs or (None,)):
+        expected = f"one of: {', '.join(needs)}" if needs else "none: edgekd makes it itself"
+        raise RecipeError(f"target {target.name}: tool", str(target.tool), expected)
+    if needs and target.kind is None:
+        raise RecipeError(f"target {target.name}: kind", "left out", "this CPU, simulator, emulated or estimated")
 
 
 def _by_family(name: str, where: str, quantized: bool, known: Mapping[str, Target]) -> str:

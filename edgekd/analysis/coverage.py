@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from edgekd.artifact import Artifact
 from edgekd.errors import CheckFailed
 from edgekd.recipe import Gate
@@ -16,6 +18,7 @@ def refused(gate: Gate | None, made: Artifact) -> CheckFailed | None:
     if least is None or found is None or found >= least:
         return None
     left = made.metrics.get("fell_back") or "operators that the compiler does not name"
-    said = f"gate FAILED: {100 * found:.1f} % of operators on the NPU; on the CPU: {left}"
-    hint = f"a network without them, or --set {KEY}={found:.3f}"
+    enough = math.floor(1000 * found + 1e-9) / 1000  # rounded up it would fail again
+    said = f"gate FAILED: {100 * enough:.1f} % of operators on the NPU; on the CPU: {left}"
+    hint = "a network without them" + (f", or --set {KEY}={enough:g}" if enough > 0 else "")
     return CheckFailed(made.id, said, f"at least {100 * least:g} % ({KEY})", hint)

@@ -1,11 +1,15 @@
 """What runs that took turns say of each other: figures of each, and ratios that no drift of the machine can make.
 
 In a round every contender measures one block of queries. What slows the machine for a while slows all blocks of a round, so the
-ratio of two medians is taken within a round; how it varies from round to round gives its interval.
+ratio of two medians is taken within a round. Its interval comes from how it varies from sitting to sitting, each with processes
+of its own: two processes of the same file differ for as long as they live, which rounds within one sitting cannot show.
+
+Source: T. Kalibera, R. Jones, Rigorous benchmarking in reasonable time, 2013 (repeat at the highest level that varies).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -31,7 +35,9 @@ def figures(blocks: Sequence[Mapping[str, Block]]) -> dict[str, Any]:
 
 
 def effects(
-    runs: Mapping[str, Sequence[Mapping[str, Block]]], parts: Mapping[str, str] | None = None
+    runs: Mapping[str, Sequence[Mapping[str, Block]]],
+    parts: Mapping[str, str] | None = None,
+    sittings: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Every pair of runs: how many times as fast the first one is as the second.
 
@@ -40,31 +46,50 @@ def effects(
     Args:
         runs: {name: blocks, one a round}; all of the same number of rounds.
         parts: {name: the part to compare}, where it is not the whole query.
+        sittings: The sitting of each round; none, or all of one: processes are not told apart from files.
 
     Returns:
-        For each pair `first` (the faster one), `second`, `ratio` (median over the rounds), `low`, `high`, `rounds`, `shown`
+        For each pair `first` (the faster one), `second`, `ratio` (of sittings, else the median over the rounds), `low`, `high`, `rounds`, `shown`
         (whether the interval leaves 1 out), `words`.
     """
     pairs = list(combinations(runs, 2))
     confidence = 1 - (1 - CONFIDENCE) / max(len(pairs), 1)
     medians = {name: _medians(blocks, (parts or {}).get(name, WHOLE)) for name, blocks in runs.items()}
-    return [_effect(a, b, medians[b] / medians[a], confidence) for a, b in pairs]
+    return [_effect(a, b, medians[b] / medians[a], confidence, sittings) for a, b in pairs]
 
 
-def ratio_interval(ratios: npt.NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Interval of the median of one ratio a round, in the order of the rounds."""
+def ratio_interval(
+    ratios: npt.NDArray[np.float64], confidence: float = CONFIDENCE, sittings: Sequence[int] = ()
+) -> tuple[float, float, float]:
+    """(ratio, low, high) of one ratio a round, in the order of the rounds.
+
+    Of several sittings the geometric mean of their medians, with Student's interval over the sittings.
+    """
+    names = sorted(set(sittings))
+    if len(names) > 1:
+        told = np.asarray(sittings)
+        logs = np.log([float(np.median(ratios[told == name])) for name in names])
+        centre, half = (
+            float(logs.mean()),
+            stats.student(confidence, len(names) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(names)),
+        )
+        return math.exp(centre), math.exp(centre - half), math.exp(centre + half)
     draws = round(stats.RESAMPLES * max(1.0, 0.05 / (1 - confidence)))  # as many beyond each end as at 95 %
-    return stats.bootstrap_interval(ratios, 50, confidence, resamples=draws)
+    low, high = stats.bootstrap_interval(ratios, 50, confidence, resamples=draws)
+    return float(np.median(ratios)), low, high
 
 
 def _medians(blocks: Sequence[Mapping[str, Block]], part: str) -> npt.NDArray[np.float64]:
     return np.array([float(np.median(block[part])) for block in blocks])
 
 
-def _effect(a: str, b: str, ratios: npt.NDArray[np.float64], confidence: float) -> dict[str, Any]:
-    if float(np.median(ratios)) < 1:  # the faster one first
-        a, b, ratios = b, a, 1 / ratios
-    ratio, (low, high) = float(np.median(ratios)), ratio_interval(ratios, confidence)
+def _effect(
+    a: str, b: str, ratios: npt.NDArray[np.float64], confidence: float, sittings: Sequence[int]
+) -> dict[str, Any]:
+    ratio, low, high = ratio_interval(ratios, confidence, sittings)
+    if ratio < 1:  # the faster one first
+        a, b = b, a
+        ratio, low, high = ratio_interval(1 / ratios, confidence, sittings)
     shown = low > 1
     span = f"[{low:.3f}, {high:.3f}]"
     words = (
@@ -72,7 +97,15 @@ def _effect(a: str, b: str, ratios: npt.NDArray[np.float64], confidence: float) 
         if shown
         else f"no difference shown between {a} and {b}: ratio {ratio:.3f} {span}"
     )
-    found = {"first": a, "second": b, "ratio": ratio, "low": low, "high": high, "confidence": confidence}
+    found: dict[str, Any] = {
+        "first": a,
+        "second": b,
+        "ratio": ratio,
+        "low": low,
+        "high": high,
+        "confidence": confidence,
+    }
+    found["sittings"] = len(set(sittings)) or 1
     return {**found, "rounds": len(ratios), "shown": shown, "words": words}
 
 

@@ -49,7 +49,7 @@ def against(rival: str, options: TurnsOptions) -> None:
     finally:
         shutil.rmtree(kept, ignore_errors=True)
     part = part_of(found_all.rounds)
-    effects = figures.effects(found_all.rounds.blocks, {"edgekd": part})
+    effects = figures.effects(found_all.rounds.blocks, {"edgekd": part}, found_all.rounds.sittings)
     facts: dict[str, Any] = facts_of("against", [ours], found_all, effects, options.seed)
     facts |= {"against": rival, "part": part}
     facts["advice"] = _words(facts)

@@ -57,7 +57,9 @@ def bench_turns(options: TurnsOptions) -> None:
     entries = find_entries(options, console)
     console.log(f"{len(entries)} files take turns on {entries[0].params.device}: {', '.join(e.name for e in entries)}")
     found = measure(entries, work_folder(options.workspace), console.log, options.seed)
-    facts = facts_of("bench", entries, found, figures.effects(found.rounds.blocks), options.seed)
+    facts = facts_of(
+        "bench", entries, found, figures.effects(found.rounds.blocks, sittings=found.rounds.sittings), options.seed
+    )
     facts["advice"] = advice(entries, facts["effects"])
     finish(facts, place_of(facts, options), options.json, "edgekd pareto" + current.option(options.workspace))
 

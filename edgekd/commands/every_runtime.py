@@ -14,7 +14,7 @@ from edgekd.commands.chain import ChainOptions, choose_recipe, data_roots, pins_
 from edgekd.commands.say_runtimes import finish
 from edgekd.commands.say_turns import facts_of
 from edgekd.console import Console
-from edgekd.errors import EdgekdError, MissingTool, UsageError
+from edgekd.errors import EdgekdError, MissingTool, StageFailed, UsageError
 from edgekd.keys import Settings
 from edgekd.params import BenchParams
 from edgekd.pipeline import Outcome, run, steps_of
@@ -43,6 +43,7 @@ def every_runtime(options: ChainOptions) -> None:
     Raises:
         UsageError: The device is not this machine.
         MissingTool: Fewer than two files can be measured here.
+        StageFailed: Fewer than two of them could be made.
         MeasurementVoid: The machine changed under the measurement.
     """
     console = Console()
@@ -66,9 +67,12 @@ def every_runtime(options: ChainOptions) -> None:
     left += refused
     current.record(options.workspace, recipe, folder, list(outcomes.values()))
     entries = [_entry(recipe, target, device, outcomes) for target in wanted if f"export/{target.name}" in outcomes]
+    if len(entries) < 2:
+        said = f"{len(entries)} of {len(wanted)} files could be made"
+        raise StageFailed("--runtime all", f"{said}; {left[-1].target}: {left[-1].why}", "two or more", left[-1].hint)
     console.log(f"{len(entries)} files take turns: {', '.join(entry.name for entry in entries)}")
     found = measure(entries, work_folder(options.workspace), console.log)
-    facts = facts_of("bench --runtime all", entries, found, figures.effects(found.rounds.blocks), 0)
+    facts = facts_of("bench --runtime all", entries, found, figures.effects(found.rounds.blocks, sittings=found.rounds.sittings), 0)
     facts["left_out"] = [vars(one) for one in left]
     facts["runtimes"] = {name: result["runtime"] for name, result in found.results.items()}
     facts["files"] = {entry.name: _bytes(entry) for entry in entries}

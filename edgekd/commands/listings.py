@@ -13,6 +13,7 @@ from edgekd.errors import MissingTool
 from edgekd.models import catalogue
 from edgekd.profiles import Target
 from edgekd.runner.runtimes import base as engines
+from edgekd.tools import engines as packages
 from edgekd.tools import place
 
 PACKAGES: dict[str, tuple[str, ...]] = {"none": ("onnx",)}  # of a scheme, to make a file of it; of all others:
@@ -113,10 +114,21 @@ def _usable(target: Target) -> str:
     able = [device for device in devices.measurable() if set(device.runtimes) & set(target.runtimes)]
     if not able:
         return f"no: no device here has {' or '.join(target.runtimes)}"
-    missing = [runtime for runtime in target.runtimes if util.find_spec(runtime) is None]
+    missing = [line for runtime in target.runtimes if (line := _lacking(runtime, target.name))]
     if missing and all(device.transport == "local" for device in able):
-        return f"no: pip install {' '.join(missing)}"
+        return f"no: {'; '.join(missing)}"
     return f"yes: {', '.join(device.name for device in able)}"
+
+
+def _lacking(runtime: str, where: str) -> str:
+    """What to type for an engine whose package is neither beside edgekd nor in a tool environment; empty where it is."""
+    if runtime not in packages.ENGINES:
+        return f"pip install {runtime}" if util.find_spec(runtime) is None else ""
+    try:
+        packages.python(runtime, where)
+    except MissingTool as error:
+        return error.hint or error.found
+    return ""
 
 
 def _print(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], json: bool, following: str) -> None:

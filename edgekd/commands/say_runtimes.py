@@ -20,9 +20,9 @@ COLUMNS = (
 
 def finish(facts: dict[str, Any], place: Path, json: bool, workspace: Path) -> None:
     """Write the facts into a folder and print them, the fastest first."""
-    facts["runs"] = sorted(facts["runs"], key=lambda run: run["latency"].get(WHOLE, {}).get("p50_ms", 0.0))
+    facts["runs"] = sorted(facts["runs"], key=lambda run: run["latency"].get(WHOLE, {}).get("p50_ms", float("inf")))
     facts["advice"] = advice(facts)
-    following = "edgekd pareto" + current.option(workspace)
+    following = "edgekd ledger" + current.option(workspace)
     write_whole(place / FILE, canonical({"schema_version": output.SCHEMA_VERSION, **facts}))
     if json:
         output.print_json({**facts, "written": str(place / FILE), "next": following})

@@ -45,6 +45,7 @@ def facts_of(
         "machine": next(iter(found.results.values())).get("machine"),
         "seed": seed,
         "rounds": len(rounds.orders),
+        "sittings": len(set(rounds.sittings)),
         "queries_a_block": rounds.queries,
         "runs": runs,
         "effects": list(effects) if real else [],
@@ -77,7 +78,7 @@ def finish(facts: Mapping[str, Any], place: Path, json: bool, following: str) ->
     pairs = len(facts["effects"])
     together = f"all {pairs} intervals hold together at 95 %" if pairs > 1 else "95 % interval"
     if pairs:
-        output.say(f"ratios: within each of {facts['rounds']} rounds, order drawn anew; {together}")
+        output.say(f"ratios: within each of {facts['rounds']} rounds, {facts['sittings']} starts of every process; {together}")
     else:
         output.say("no time is shown: the device is emulated or simulated (correctness only)")
     for line in [*facts.get("advice", ()), *_reasons(facts["runs"])]:

@@ -59,12 +59,12 @@ def load(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    where, hint = f"--sign {path}", f"edgekd bundle keygen {path}"
+    where, hint = f"--sign {path}", f"edgekd bundle keygen {shlex.quote(str(path))}"
     if not path.is_file():
         raise UsageError(where, "no such file", "a private key", hint)
     if os.name == "posix" and path.stat().st_mode & OTHERS:
         found = f"can be read by others (mode {stat.S_IMODE(path.stat().st_mode):o})"
-        raise UsageError(where, found, "mode 600", f"chmod 600 {path}")
+        raise UsageError(where, found, "mode 600", f"chmod 600 {shlex.quote(str(path))}")
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError) as error:

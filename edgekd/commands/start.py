@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def choose(
         IntegrityError: It is no ONNX.
     """
     if command in ("train", "distill"):
-        found, hint = f"is a finished network: nothing is left to {command}", f"edgekd quantize --from {reference}"
+        found = f"is a finished network: nothing is left to {command}"
+        hint = f"edgekd quantize --from {shlex.quote(reference)}{current.option(workspace)}"
         raise UsageError(f"--from {reference}", found, "quantize, export, bench or run", hint)
     run = current.head(workspace) if named is None else None
     if run is None and named is None:
@@ -80,7 +82,7 @@ def choose(
             f"--from {reference}",
             "nothing says which data to calibrate on and to measure accuracy with",
             "a recipe, for its data, targets and device; of its student nothing is used",
-            f"edgekd {command} --from {reference} --recipe RECIPE",
+            f"edgekd {command} --from {shlex.quote(reference)} --recipe RECIPE{current.option(workspace)}",
         )
     folder = run.folder if run is not None else find_recipe(str(named)).parent
 

@@ -22,6 +22,7 @@ from edgekd.tools.env import run_worker
 
 MODEL, CONTEXT = "model.onnx", "model.context.onnx"
 PART = 500  # images answered between two points from which a killed run goes on: about half a minute
+EMULATOR = "Qualcomm's emulator of the Hexagon processor, with the compiled context; whether the chip gives the same answers only a run on it tells"
 Images: TypeAlias = npt.NDArray[np.uint8]
 Rows: TypeAlias = npt.NDArray[np.int64]
 Logits: TypeAlias = npt.NDArray[np.float32]
@@ -102,6 +103,7 @@ class QNN(Exporter):
             raise CheckFailed(work.where, found, "every operator on the Hexagon processor", hint)
         self.found = {"npu_coverage": 1.0, "n_npu_operators": said["operators"], "n_cpu_operators": 0}
         self.found |= {"compiler": f"onnxruntime-qnn {said['version']}", **self.chip}
+        self.found["accuracy_note"] = EMULATOR
         self.found["portable_bytes"] = (out / MODEL).stat().st_size
         chip = f"soc_model {self.chip['soc_model']}, HTP v{self.chip['htp_arch']}"
         work.console.log(

@@ -36,7 +36,7 @@ class RKNN(Exporter):
     """`model.rknn`: activations int8, one scale a tensor; weights int8, one scale a channel; batch 1.
 
     The compiler writes addresses of its own memory into the file (about 1 KB of it), so no two files are equal: it is sealed, but the
-    digest is of the answers. They are the simulator's; `accuracy_of` says what that means.
+    digest is of the answers. They are the simulator's; `accuracy_note` says what that means.
 
     Args:
         platform: The chip.
@@ -134,5 +134,5 @@ def _figures(said: Mapping[str, Any]) -> dict[str, Any]:
         "estimated_cycles": sum(one["cycles"] for one in layers),
         "internal_memory_kib": said["internal_kib"],
         "weight_memory_kib": said["weight_kib"],
-        "accuracy_of": GAP,
+        "accuracy_note": GAP,
     }

@@ -35,7 +35,9 @@ def svg(group: Mapping[str, Any]) -> bytes:
         ax.set_xscale("log")
         ax.set_xlabel("p50 latency, one image (ms, logarithmic), with 95 % interval")
         ax.set_ylabel("top-1 on test (%), with 95 % interval")
-        ax.set_title(f"{group['device']} ({group['chip']}), {group['threads']} thread(s), {group['kind']}; hollow: dominated")
+        ax.set_title(
+            f"{group['device']} ({group['chip']}), {group['threads']} thread(s), {group['kind']}; hollow: dominated"
+        )
         ax.grid(axis="both")
         ax.margins(x=0.15, y=0.12)
         FigureCanvasSVG(figure)

@@ -36,7 +36,7 @@ def placed(name: str, folder: Folder) -> Placed | None:
         sram_bytes=metrics.get("sram_bytes"),
         other_bytes=_sum(metrics.get("dram_bytes"), metrics.get("flash_bytes")),
         settings=_settings(told.get("settings") or {}),
-        note=str(metrics.get("accuracy_note") or ""),
+        note=str(metrics.get("accuracy_note") or metrics.get("accuracy_of") or ""),
         operators=tuple(_operator(row) for row in layers if isinstance(row, dict)),
     )
 
@@ -46,7 +46,7 @@ def cells(row: Placed) -> tuple[str, ...]:
     return (
         row.step,
         f"{row.npu_operators} of {row.npu_operators + row.cpu_operators} ({row.coverage_percent:.1f} %)",
-        row.fell_back or "none",
+        row.fell_back or ("not named" if row.cpu_operators else "none"),
         NONE if row.estimated_ms is None else f"{row.estimated_ms:.3f}",
         NONE if row.cycles is None else f"{row.cycles:,}",
         NONE if row.clock_mhz is None else f"{row.clock_mhz:g}",
@@ -57,8 +57,11 @@ def cells(row: Placed) -> tuple[str, ...]:
 
 
 def notes(rows: Sequence[Placed]) -> list[str]:
-    """What the accuracy of such targets rests on, each sentence once."""
-    return [f"accuracy: {note}" for note in dict.fromkeys(row.note for row in rows) if note]
+    """What the accuracy of which targets rests on, each sentence once."""
+    of: dict[str, list[str]] = {}
+    for row in rows:
+        of.setdefault(row.note, []).append(row.step)
+    return [f"accuracy of {', '.join(steps)}: {note}" for note, steps in of.items() if note]
 
 
 def _operator(row: dict[str, Any]) -> Operator:

@@ -118,10 +118,17 @@ def _run(chosen: argparse.Namespace) -> None:
     elif chosen.command == "serve-stdin":
         predict.serve(bundle, _stdin(), _say)
     else:
-        out = chosen.out
+        out = _outside(chosen.out, chosen.bundle)
         result = turns.bench(bundle, out, _stdin(), sys.stdout) if chosen.turns else bench.bench(bundle, out)
         if result is not None:
             _say({"verdict": result["verdict"], "kind": result["kind"], "result": str(out / "result.json")})
+
+
+def _outside(out: Path, bundle: Path) -> Path:
+    """A folder for results; in the bundle they would be files that it does not list."""
+    if bundle.resolve() in (out.resolve(), *out.resolve().parents):
+        raise RunnerError(USAGE, str(out), "lies in the bundle", "a folder beside it", "runner.pyz bench BUNDLE ../out")
+    return out
 
 
 def _key(given: str, bundle: Path) -> bytes:

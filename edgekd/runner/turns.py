@@ -1,7 +1,7 @@
 """Turn mode: a driver that measures several models says when each may work.
 
 Once ready, a line `{"ready": true, ...}`. Each line `step N` on stdin is N queries and gives one line `{"queries": N, "ns": [N],
-"parts": {name: [N]}}`: end-to-end nanoseconds, and those of what they consist of. `finish` answers the test images, writes the
+"parts": {name: [N]}}`: end-to-end nanoseconds, and those of what they consist of; `void`: why they must not be used. `finish` answers the test images, writes the
 files of `bench` and ends. When stdin ends nothing is written. A line that is neither gets `{"error": ...}`.
 """
 
@@ -87,7 +87,9 @@ class Turns:
         samples = self._recorder.samples(first)
         apart = {name: values for name, values in samples.latency.items() if name != "end_to_end"}
         parts = {name: values.tolist() for name, values in {**apart, **samples.parts}.items()}
-        return {"queries": len(samples.end_to_end), "ns": samples.end_to_end.tolist(), "parts": parts}
+        said = {"queries": len(samples.end_to_end), "ns": samples.end_to_end.tolist(), "parts": parts}
+        verdict, reasons = state.verdict(self._before, self._looks[-1], [], others=(None, None))
+        return {**said, "void": reasons} if verdict == state.VOID else said
 
     def finish(self, out: Path) -> Dict[str, Any]:
         """The accuracy pass, and the files."""

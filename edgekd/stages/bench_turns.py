@@ -17,7 +17,7 @@ from edgekd.runner.measure import PROFILES
 from edgekd.stages.bench_bundle import RUNNER, build_runner, lay_bundle
 from edgekd.stages.bench_link import error_of, link, place, probe, python_of
 from edgekd.stages.contenders import Contender, Spoken
-from edgekd.stages.turns import Rounds, all_ready, take_turns
+from edgekd.stages.turns import SITTINGS, Rounds, all_ready, take_turns
 from edgekd.transport.base import Completed, Transport
 
 Log = Callable[[str], object]
@@ -94,10 +94,13 @@ def measure(
     profile = PROFILES[entries[0].params.profile]
     with laid(entries, work, log) as (way, there):
         contenders = [*(_runner(way, entry, there, i) for i, entry in enumerate(entries)), *others]
-        with all_ready(contenders):
-            rounds = take_turns(contenders, profile.seconds, seed, log)
-            for contender in contenders:
-                contender.finish()
+        rounds = Rounds({contender.name: [] for contender in contenders})
+        for sitting in range(SITTINGS):
+            with all_ready(contenders):
+                take_turns(contenders, profile.seconds, seed, log, before=rounds, share=SITTINGS)
+                if sitting == SITTINGS - 1:  # of the others the times alone are wanted
+                    for contender in contenders:
+                        contender.finish()
         results = {
             entry.name: _result(way, f"{there}/{i}/{ANSWERS}", work / str(i) / "back")
             for i, entry in enumerate(entries)

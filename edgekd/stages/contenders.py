@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.analysis.turns import WHOLE
-from edgekd.errors import EdgekdError, MissingTool, StageFailed
+from edgekd.errors import EdgekdError, MeasurementVoid, MissingTool, StageFailed
 
 Block = dict[str, npt.NDArray[np.int64]]  # {part: nanoseconds of each query}
 Starter = Callable[[Sequence[str]], "subprocess.Popen[str]"]
@@ -74,6 +74,8 @@ class Spoken(Contender):
         """Ask for n queries and wait for them."""
         self._say(f"step {n}")
         said = self._hear("ns")
+        if said.get("void"):
+            raise MeasurementVoid(self.name, "; ".join(said["void"]), "an undisturbed machine", "measure again")
         series = {WHOLE: said["ns"], **said.get("parts", {})}
         block = {part: np.asarray(values, np.int64) for part, values in series.items()}
         if any(len(values) != n for values in block.values()):

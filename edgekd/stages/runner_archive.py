@@ -6,6 +6,7 @@ import ast
 import io
 import tokenize
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import edgekd
@@ -40,6 +41,7 @@ def build_runner(path: Path) -> Path:
     return path
 
 
+@cache  # a command builds several: one to ask each board what it is, one for each bundle
 def bare(source: str) -> str:
     """The same program without docstrings and comments; every statement stays on its line."""
     lines = source.splitlines(keepends=True)

@@ -33,7 +33,7 @@ class Extra:
 
     def versions(self) -> dict[str, str | None]:
         """{package: version}; None where it is not installed. Nothing is imported."""
-        return {package: _version(module, package) for module, package in self.packages}
+        return {package: version(module, package) for module, package in self.packages}
 
 
 EXTRAS = {
@@ -75,7 +75,8 @@ def require(name: str, where: str) -> BesideEnv:
     return BesideEnv(extra)
 
 
-def _version(module: str, package: str) -> str | None:
+def version(module: str, package: str) -> str | None:
+    """Version of a package beside edgekd, not imported; a mere folder of a module's name is none."""
     if util.find_spec(module) is None:
         return None
     try:

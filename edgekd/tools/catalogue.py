@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgekd import yamlsource
 from edgekd.errors import MissingTool, RecipeError, nearest
+from edgekd.tools import beside
 
 PINS = Path(__file__).with_name("pins")
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([A-Za-z0-9.+!_-]+)")
@@ -111,6 +112,10 @@ def find(name: str) -> Tool:
         RecipeError: There is none of that name.
     """
     known = tools()
+    if name in beside.EXTRAS:
+        raise RecipeError(
+            f"tool {name}", "is an extra of edgekd, no environment", ", ".join(known), beside.EXTRAS[name].repair
+        )
     if name not in known:
         raise RecipeError(f"tool {name}", "unknown name", nearest(name, known), "edgekd tools ls")
     return known[name]

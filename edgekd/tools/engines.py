@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib import metadata, util
 from pathlib import Path
 
 from edgekd.tools import beside, place
@@ -40,13 +39,10 @@ def version(runtime: str, where: str) -> str | None:
     if found is None:
         env = place.require(ENGINES[runtime][0], where)
         assert not isinstance(env, beside.BesideEnv)  # its package would be here
-        found = str(env.marker["freeze"][next(iter(ENGINES[runtime][1].values()))])
+        found = env.tool.pins()[next(iter(ENGINES[runtime][1].values()))]  # no other is there: see `place.fault`
     return found
 
 
 def _here(runtime: str) -> str | None:
     """Version of the package beside edgekd."""
-    for module, package in ENGINES[runtime][1].items():
-        if util.find_spec(module) is not None:
-            return metadata.version(package)
-    return None
+    return next((found for item in ENGINES[runtime][1].items() if (found := beside.version(*item)) is not None), None)

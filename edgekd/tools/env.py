@@ -80,9 +80,12 @@ def run_worker(
         if ended.code != 0:
             raise _failure(env, name, ended, where, limit_s)
         try:
-            return dict(json.loads(answer.read_text(encoding="utf-8")))
+            told = json.loads(answer.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise StageFailed(where, f"worker {name} left no answer ({error})", "a JSON object") from error
+    if not isinstance(told, dict):
+        raise StageFailed(where, f"worker {name} left no answer but {str(told)[:80]}", "a JSON object")
+    return told
 
 
 def environment(scratch: Path, threads: int) -> dict[str, str]:
@@ -136,8 +139,7 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 def _failure(env: Env | BesideEnv, name: str, ended: _Ended, where: str, limit_s: float) -> MissingTool | StageFailed:
     """How a worker ended, as an error."""
-    told = next((text for text in reversed(ended.last) if text.startswith(bootstrap.SAYS)), None)
-    said = json.loads(told.removeprefix(bootstrap.SAYS)) if told else {"found": "", "name": ""}
+    said = _said(ended.last)
     who = f"worker {name} of tool {env.tool.name}"
     if ended.code == bootstrap.BROKEN:
         found = f"tool {env.tool.name} is broken: {said['found']}"
@@ -152,3 +154,14 @@ def _failure(env: Env | BesideEnv, name: str, ended: _Ended, where: str, limit_s
     killed = ended.code == -signal.SIGKILL and not ended.late
     hint = "signal 9 is what the system sends when memory runs out" if killed else ""
     return StageFailed(where, "\n".join([f"{who} {how}", *ended.last]), "an answer", hint)
+
+
+def _said(last: list[str]) -> dict[str, str]:
+    """What the line of `bootstrap` says of an error; a broken tool may have printed anything in its place."""
+    told = next((text for text in reversed(last) if text.startswith(bootstrap.SAYS)), bootstrap.SAYS)
+    try:
+        said = json.loads(told.removeprefix(bootstrap.SAYS))
+    except ValueError:
+        said = None
+    known = said if isinstance(said, dict) else {}
+    return {name: str(known.get(name) or "") for name in ("found", "name")}

@@ -9,20 +9,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 from edgekd import locks
 from edgekd.console import Console, Task
-from edgekd.errors import EdgekdError, IntegrityError, MissingTool, StageFailed
+from edgekd.errors import EdgekdError, IntegrityError, MissingTool, StageFailed, UsageError
 from edgekd.tools import catalogue, env, place
 from edgekd.tools.catalogue import Tool
 
 MIB = 1024 * 1024
 LINKED = ("torch", "torchgen", "functorch", "triton", "nvidia", "cuda", "torch-*.dist-info")  # of the host's packages
 LINKS = "edgekd_host.pth"
+OWN = (place.MARKER, "pyvenv.cfg", "bin/python")  # one of them is in every environment, half of one too
 TRY_LIMIT = 300.0  # seconds; the largest tool imports in 10
 TAKEN = re.compile(r"^(Collecting|Processing|Requirement already satisfied)")
 
@@ -47,6 +48,7 @@ def install(tool: Tool, console: Console, force: bool = False) -> Path:
     Raises:
         MissingTool: Not pinned for this Python or machine (before anything is fetched), pip cannot fetch it, or it does not load.
         IntegrityError: A file has another SHA-256 than its pin.
+        UsageError: What lies in its place is no environment.
         StageFailed: Too little disk space, or a folder that cannot be written.
     """
     tool.require_supported()
@@ -56,6 +58,7 @@ def install(tool: Tool, console: Console, force: bool = False) -> Path:
         return final
     with _writable(tool, root):
         root.mkdir(parents=True, exist_ok=True)
+        _require_own(tool, final)
         _require_space(tool, root)
         with locks.held(root, root / f".{tool.name}.lock"):
             _make(tool, root, final, console)
@@ -63,14 +66,20 @@ def install(tool: Tool, console: Console, force: bool = False) -> Path:
 
 
 def remove(tool: Tool) -> int:
-    """Delete a tool's environment, whole or not, and its log; the bytes that are freed."""
+    """Delete a tool's environment, whole or not, and its log; the bytes that are freed. Nothing behind a link is touched.
+
+    Raises:
+        UsageError: What lies in its place is no environment.
+        StageFailed: It cannot be deleted, or somebody makes it right now.
+    """
     root = place.root()
-    freed = 0
-    for path in [root / tool.name, *root.glob(f".{tool.name}.new*"), *root.glob(f".{tool.name}.old*")]:
-        if path.is_dir():
-            freed += disk_bytes(path)
-            shutil.rmtree(path)
-    (root / f"{tool.name}.log").unlink(missing_ok=True)
+    if not root.is_dir():
+        return 0
+    with _writable(tool, root), locks.held(root, root / f".{tool.name}.lock"):
+        _require_own(tool, root / tool.name)
+        left = [*root.glob(f".{tool.name}.new"), *root.glob(f".{tool.name}.old")]
+        freed = sum(_discard(path) for path in [root / tool.name, *left])
+        (root / f"{tool.name}.log").unlink(missing_ok=True)
     return freed
 
 
@@ -82,8 +91,7 @@ def disk_bytes(folder: Path) -> int:
 
 def _make(tool: Tool, root: Path, final: Path, console: Console) -> None:
     scratch, log = root / f".{tool.name}.new", root / f"{tool.name}.log"
-    if scratch.exists():
-        shutil.rmtree(scratch)  # of an install that was cut short
+    _discard(scratch)  # of an install that was cut short
     try:
         with log.open("w", encoding="utf-8") as file:
             _call([sys.executable, "-m", "venv", str(scratch)], file.write, tool)
@@ -156,11 +164,33 @@ def _mark(tool: Tool, scratch: Path, torch: dict[str, Any] | None) -> None:
 def _swap(scratch: Path, final: Path) -> None:
     """Put the new one in the old one's place; between the two renames there is none, never half a one."""
     old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
+    _discard(old)
+    if os.path.lexists(final):
         final.rename(old)
     scratch.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):  # the new one is in its place; the next install deletes what is left of the old one
+        _discard(old)
+
+
+def _discard(path: Path) -> int:
+    """Delete a folder, or the link in its place and nothing behind it; the bytes that are freed."""
+    if not os.path.lexists(path):
+        return 0
+    if path.is_symlink() or not path.is_dir():
+        freed = path.lstat().st_size
+        path.unlink()
+        return freed
+    freed = disk_bytes(path)
+    shutil.rmtree(path)
+    return freed
+
+
+def _require_own(tool: Tool, path: Path) -> None:
+    """Nothing, unless a folder of somebody else's has the tool's name: EDGEKD_TOOLS may be any folder."""
+    if not path.is_dir() or not any(path.iterdir()) or any(os.path.lexists(path / name) for name in OWN):
+        return
+    hint = f"move it away, or {place.VARIABLE}=FOLDER for tools alone"
+    raise UsageError(f"tool {tool.name}", f"{path} is no environment that edgekd made", "no such folder", hint)
 
 
 def _call(

@@ -22,6 +22,8 @@ from edgekd.tools.catalogue import Tool, canonical
 MARKER = "edgekd-tool.json"
 SCHEMA = 1
 VARIABLE = "EDGEKD_TOOLS"
+# What is read of the marker of a whole environment.
+KEPT: dict[str, type | tuple[type, ...]] = {"freeze": dict, "bytes": int, "torch": (dict, type(None))}
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def read_marker(path: Path) -> dict[str, Any]:
 def fault(tool: Tool, path: Path) -> tuple[str, str] | None:
     """(what is wrong with an environment, what was expected); None: every pinned package is there in its version."""
     marker = read_marker(path)
-    if marker.get("schema") != SCHEMA:
+    if marker.get("schema") != SCHEMA or any(not isinstance(marker.get(key), kind) for key, kind in KEPT.items()):
         return f"{MARKER} is not what was written", f"schema {SCHEMA}"
     if marker.get("pins_sha256") != tool.pins_sha256:
         return "it was made from other pins than this edgekd's", f"pins {tool.pins_sha256[:12]}"

@@ -36,7 +36,7 @@ PACKAGES = (
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64", "manylinux_2_17_aarch64")
 NEEDLESS = ("./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*", "./usr/share/perl*", "./usr/lib/*/perl*")
 # Written back as bytecode once, else each start of an emulated Python compiles its standard library anew.
-WARM = "import argparse, hashlib, json, zipfile, tarfile, subprocess, selectors, numpy, onnxruntime"
+WARM = "import argparse, hashlib, json, zipfile, tarfile, subprocess, selectors, numpy"
 
 
 class CannotBuild(Exception):
@@ -49,6 +49,7 @@ class Suite:
 
     name: str
     python: str
+    engines: tuple[str, ...]  # modules that its wheels bring
 
     @property
     def wheels(self) -> Path:
@@ -68,7 +69,10 @@ class Suite:
         return self.folder / "root"
 
 
-SUITES = {suite.name: suite for suite in (Suite("bookworm", "3.11"), Suite("bullseye", "3.9"))}
+SUITES = {
+    "bookworm": Suite("bookworm", "3.11", ("onnxruntime", "ai_edge_litert.interpreter")),
+    "bullseye": Suite("bullseye", "3.9", ("onnxruntime",)),
+}
 
 
 def cache() -> Path:
@@ -151,7 +155,7 @@ def _warm(suite: Suite) -> None:
     """Import everything once as the board would; that it works is the test of the build."""
     with tempfile.TemporaryDirectory() as folder:
         files.lay(Path(folder), suite.root)
-        command = f"python3 -c '{WARM}'"
+        command = f"python3 -c '{', '.join((WARM, *suite.engines))}'"
         _run(["sh", f"{folder}/device.sh"], env={"PATH": os.environ["PATH"], "SSH_ORIGINAL_COMMAND": command})
 
 

@@ -19,6 +19,7 @@ import yaml
 
 from edgekd import integrity
 from edgekd.store import Store
+from edgekd.tools import place
 from tests.board.board import ALIAS, Board
 from tests.faults import chain
 from tests.faults.chain import expect
@@ -91,8 +92,9 @@ class World:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of every `edgekd`: nothing of the user's, and the board."""
-        return chain.environment(**self.board.environment)
+        """Of every `edgekd`: nothing of the user's but where tools are installed, and the board."""
+        tools = {name: os.environ[name] for name in (place.VARIABLE,) if name in os.environ}
+        return chain.environment(**self.board.environment, **tools)
 
     def edgekd(self, *argv: str, limit: float = LIMIT) -> Ended:
         """A command that has ended, without a traceback whatever its exit code."""

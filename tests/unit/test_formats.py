@@ -7,6 +7,7 @@ import pytest
 
 from edgekd import profiles, trtcheck
 from edgekd.commands import listings
+from edgekd.tools import beside
 
 
 @pytest.fixture
@@ -48,6 +49,18 @@ def test_what_is_missing_is_named_with_the_line_that_mends_it(listed):
     rows = listed("onnxruntime")
     assert rows["onnx-int8"]["export here"] == rows["onnx-int8"]["measure here"] == "no: pip install onnxruntime"
     assert rows["onnx"]["export here"] == "yes"
+
+
+def test_an_engine_of_a_tool_is_mended_by_the_tool_and_no_package_of_its_name(listed, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEKD_TOOLS", str(tmp_path))
+    monkeypatch.setattr(listings.packages, "_here", lambda runtime: None)
+    monkeypatch.setattr(beside, "version", lambda module, package: None)
+    rows = listed()
+    assert rows["litert-int8"]["measure here"] == "no: edgekd tools install litert"
+    assert rows["executorch-fp32"]["measure here"] == "no: edgekd tools install executorch"
+    assert rows["openvino"]["measure here"] == "no: pip install 'edgekd[openvino]'"
+    monkeypatch.setattr(listings.packages, "python", lambda runtime, where: tmp_path)
+    assert listed()["litert-int8"]["measure here"].startswith("yes: cpu")
 
 
 def test_a_runtime_that_was_never_seen_to_run_is_said_to_be_that(listed):

@@ -14,10 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 import numpy as np
-from rknnlite.api import RKNNLite
 
 from edgekd.runner.failure import ENGINE_MISMATCH, STAGE_FAILED, USAGE, VOID, RunnerError
 from edgekd.runner.runtimes.base import Runtime, Setting
+
+try:
+    from rknnlite.api import RKNNLite
+except ModuleNotFoundError as error:  # the package has another name than its module: this one is what to install
+    if (error.name or "").partition(".")[0] != "rknnlite":
+        raise
+    raise ImportError("rknnlite is not installed", name="rknn-toolkit-lite2") from error
 
 if TYPE_CHECKING:
     import numpy.typing as npt

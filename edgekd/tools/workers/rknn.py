@@ -47,9 +47,14 @@ def main(job: dict) -> dict:
 
 
 def placement(said: str) -> list:
-    """The operators of the compiler's table, in order; the last table is the one that is compiled."""
-    found = {}
+    """The operators of the compiler's table, in order; the last table is the one that is compiled.
+
+    Raises:
+        RuntimeError: There is none, or a line of it cannot be read: what falls back could be in it.
+    """
+    found, numbers = {}, []
     for number, kind, target, _, _, cycles, name in ROW.findall(said):
+        numbers = [0] if int(number) == 0 else [*numbers, int(number)]
         if kind not in NO_WORK:
             found[int(number)] = {
                 "id": int(number),
@@ -60,6 +65,8 @@ def placement(said: str) -> list:
             }
         elif int(number) == 0:
             found = {}
+    if not found or sorted(numbers) != list(range(len(numbers))):
+        raise RuntimeError(f"rknn-toolkit2's table of operators cannot be read (lines {numbers})")
     return [found[number] for number in sorted(found)]
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from edgekd.analysis import pareto
-from edgekd.analysis.pareto import Left, Point, Value
+from edgekd.analysis.pareto import PROCESSES, Left, Point, Value
+from edgekd.runner.bundle import REAL
 
 
-def made(name, group=("cpu", "chip", 1), **axes):
+def made(name, group=("cpu", "chip", 1, "this CPU"), **axes):
     values = {axis: Value(*value) for axis, value in axes.items()}
     return Point(f"bench/{name}", name, group, "onnxruntime 1", "valid", values)
 
@@ -59,16 +60,25 @@ def test_the_front_is_that_of_brute_force():
                 other.name
                 for other in points
                 if spans(other, "top1_percent")[0] > spans(one, "top1_percent")[1]
-                and all(spans(other, axis)[1] < spans(one, axis)[0] for axis in ("p50_ms", "energy_mj"))
+                and spans(other, "p50_ms")[1] * PROCESSES < spans(one, "p50_ms")[0]
+                and spans(other, "energy_mj")[1] < spans(one, "energy_mj")[0]
             ]
             assert sorted(row["dominated_by"]) == sorted(beaten)
 
 
+@pytest.mark.parametrize(("slower", "beaten"), [(1.02, False), (1.05, True)])
+def test_what_two_processes_of_one_file_differ_by_ranks_nothing(slower, beaten):
+    answers = {"top1_percent": (90, 89, 91)}
+    fast, slow = (made(str(p50), p50_ms=(p50, 0.999 * p50, 1.001 * p50), **answers) for p50 in (1.0, slower))
+    assert pareto.dominates(fast, slow) is beaten
+
+
 def test_unlike_devices_and_threads_stand_on_tables_of_their_own():
     axes = {"top1_percent": (90, 89, 91), "p50_ms": (1, 0.9, 1.1)}
-    places = [("cpu", "a", 1), ("cpu", "a", 2), ("cpu", "b", 1), ("jetson", "a", 1)]
+    places = [("a", 1), ("a", 2), ("b", 1)]
+    places = [("box", *place, kind) for place in places for kind in REAL] + [("cpu", "a", 1, REAL[0])]
     found = pareto.groups([made(str(i), place, **axes) for i, place in enumerate(places)])
-    assert [(g["device"], g["chip"], g["threads"]) for g in found] == sorted(places)
+    assert [(g["device"], g["chip"], g["threads"], g["kind"]) for g in found] == sorted(places)
     assert all(len(g["points"]) == 1 for g in found)
 
 
@@ -112,7 +122,7 @@ def test_a_kind_that_only_the_result_tells_is_heard(tmp_path):
 def test_a_measurement_becomes_a_point_with_its_energy(tmp_path):
     power = {"energy_mj": 4.0, "energy_low_mj": 3.9, "energy_high_mj": 4.1}
     one = pareto.point(bench(tmp_path / "a", result={"power": power}))
-    assert one.group == ("box", "X", 2)
+    assert one.group == ("box", "X", 2, "board")
     assert one.axes["energy_mj"] == Value(4.0, 3.9, 4.1)
     refused = pareto.point(bench(tmp_path / "b", result={"power": {"refused": "3 updates"}}))
     assert "energy_mj" not in refused.axes

@@ -51,6 +51,29 @@ def test_95_percent_intervals_cover_the_truth():
     assert covered >= 88  # 95 expected, three standard errors of a share of 100 below
 
 
+SITTINGS = [i // 7 for i in range(42)]
+
+
+def sat(seed, ratio=1.0, lives=0.016):
+    """Two runs whose processes are each faster or slower by some per cent while they live, and true to `ratio` on average."""
+    drawn = np.random.default_rng(seed).normal(0, lives / np.sqrt(2), (2, 6))
+    a, b = (np.exp(np.repeat(one, 7)) for one in drawn)
+    return {"a": blocks(0.3 * a, 40, 0.02, 2 * seed), "b": blocks(0.3 * ratio * b, 40, 0.02, 2 * seed + 1)}
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.1])
+def test_what_a_process_is_by_its_place_in_memory_is_no_difference_of_files(ratio):
+    covered = 0
+    for seed in range(100):
+        (effect,) = turns.effects(sat(seed, ratio), sittings=SITTINGS)
+        low, high = (effect["low"], effect["high"])
+        low, high = (low, high) if effect["first"] == "a" else (1 / high, 1 / low)
+        covered += low <= ratio <= high
+        assert ratio == 1.0 or effect["shown"]
+    assert covered >= 88  # as above
+    assert effect["sittings"] == 6
+
+
 def test_more_pairs_ask_for_more_and_hold_together():
     runs = {name: blocks([0.3] * ROUNDS, seed=i) for i, name in enumerate("abc")}
     found = turns.effects(runs)

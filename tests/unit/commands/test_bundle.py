@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -133,6 +134,20 @@ def test_a_bundle_is_made_without_torch(home):
     assert "next: edgekd bundle verify b" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["my bundle", "my bundle.tar"])
+def test_the_printed_line_works_as_typed(signed, tmp_path, name):
+    """From the folder that it was printed in; a tar is unpacked by it."""
+    folder = tmp_path / "my bundle"
+    shutil.copytree(signed.home / "b", folder)
+    if name.endswith(".tar"):
+        bundle_files.pack(folder, tmp_path / name)
+        shutil.rmtree(folder)
+    done = call(tmp_path, "bundle", "verify", name, "--public-key", signed.public, "--json")
+    line = json.loads(done.out)["next"].replace("python3", shlex.quote(sys.executable))
+    ran = subprocess.run(["/bin/sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0 and json.loads(ran.stdout)["target"] == "onnx-int8", ran.stderr
+
+
 # ---- refused before anything is written -------------------------------------------------------------------------------
 
 
@@ -202,10 +217,10 @@ def test_a_key_is_its_owners_alone_and_never_written_over(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
 def test_a_key_that_others_can_read_is_not_used(signed, home):
-    shutil.copyfile(signed.home / "key.pem", home / "key.pem")
-    (home / "key.pem").chmod(0o640)
-    done = call(home, "bundle", "--sign", "key.pem", "--workspace", "w")
-    assert done.code == 2 and "chmod 600 key.pem" in done.err
+    shutil.copyfile(signed.home / "key.pem", home / "my key.pem")
+    (home / "my key.pem").chmod(0o640)
+    done = call(home, "bundle", "--sign", "my key.pem", "--workspace", "w")
+    assert done.code == 2 and "chmod 600 'my key.pem'" in done.err
 
 
 def test_without_cryptography_the_line_that_installs_it_is_said(tmp_path, monkeypatch):

@@ -1,11 +1,21 @@
 """`bench --runtime all`: what is chosen, what is left out and why, and what is said in the end."""
 
+import json
+from dataclasses import fields
+
 import pytest
 
 from edgekd import profiles
 from edgekd.commands import every_runtime, say_runtimes
-from edgekd.errors import UsageError
+from edgekd.commands.chain import ChainOptions
+from edgekd.errors import StageFailed, UsageError
+from edgekd.recipe import from_dict
 from edgekd.tools import engines, place
+
+RECIPE = from_dict(
+    {"name": "toy", "data": {"use": "digits"}, "student": {"model": "resnet8", "checkpoint": "x"}, "export": ["onnx"]},
+    "toy",
+)
 
 
 def test_every_runtime_of_the_processor_has_a_float_and_all_but_torch_an_int8_file():
@@ -31,6 +41,32 @@ def test_what_it_has_no_use_for_is_refused(given):
     with pytest.raises(UsageError, match="not taken here"):
         every_runtime.refuse(*given)
     every_runtime.refuse(None, None, None)
+
+
+def test_too_few_files_that_could_be_made_are_said_to_be_that(monkeypatch, tmp_path):
+    refused = [every_runtime.Left("onnx", "data: not there", "edgekd data get")]
+    monkeypatch.setattr(every_runtime, "export_each", lambda *a: ({}, refused))
+    monkeypatch.setattr(every_runtime.current, "record", lambda *a: None)
+    options = ChainOptions(**{**{f.name: None for f in fields(ChainOptions)}, "workspace": tmp_path})
+    monkeypatch.setattr(every_runtime, "choose_recipe", lambda *a: (RECIPE, None))
+    monkeypatch.setattr(every_runtime, "data_roots", lambda *a: ())
+    with pytest.raises(StageFailed, match=r"0 of \d+ files could be made; onnx: data: not there") as error:
+        every_runtime.every_runtime(options)
+    assert error.value.hint == "edgekd data get"
+
+
+def test_what_has_no_figure_of_speed_is_not_the_fastest(tmp_path, capsys):
+    known = {"verdict": "valid", "load_ms": 1.0, "peak_memory_mib": 1.0}
+    span = {"top1_low_percent": 87.0, "top1_high_percent": 89.0}
+    runs = [{**run(name, p50, 88.0), **known} for name, p50 in (("a", 0.2), ("b", 0.1))]
+    for one in runs:
+        one["accuracy"] = {**one["accuracy"], **span}
+    runs[0]["latency"]["end_to_end"] = {}
+    told = {**facts(runs, [effect("b", "a", shown=True)]), "left_out": [], "threads": 1, "rounds": 20}
+    say_runtimes.finish({**told, "files": {"a": 1, "b": 1}}, tmp_path, True, tmp_path)
+    said = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in said["runs"]] == ["b", "a"]
+    assert said["next"].startswith("edgekd ledger")  # these figures are no bench of the workspace, which `pareto` reads
 
 
 def run(name, p50, top1):

@@ -109,6 +109,15 @@ def test_the_table_of_the_compiler_says_where_each_operator_runs(rknn_worker):
     assert len(rknn_worker.placement("".join(HEAD + line + "\n" for line in RK3576.splitlines()))) == 1
 
 
+@pytest.mark.parametrize(
+    "lost", ["", RK3588.replace("2    Softmax            FLOAT16  CPU", "2    Softmax            FLOAT16  DSP")]
+)
+def test_a_table_that_cannot_be_read_whole_is_an_error(rknn_worker, lost):
+    """A line that is not understood might be what falls back."""
+    with pytest.raises(RuntimeError, match="cannot be read"):
+        rknn_worker.placement("".join(HEAD + line + "\n" for line in lost.splitlines()))
+
+
 def test_a_return_code_of_the_toolkit_is_an_error(rknn_worker):
     rknn_worker._require(0, "build")
     with pytest.raises(RuntimeError, match="build gave return code -1"):
@@ -137,7 +146,7 @@ def test_rknn_asks_once_for_every_answer_and_names_what_falls_back(monkeypatch, 
     assert len(jobs) == 1 and jobs[0]["platform"] == "rk3566"
     assert np.load(jobs[0]["calibration"]).shape == (8, 3, 12, 12)
     assert made.found["npu_coverage"] == 0.5 and made.found["fell_back"] == "Softmax (s)"
-    assert made.found["estimated_cycles"] == 8 and "board" in made.found["accuracy_of"]
+    assert made.found["estimated_cycles"] == 8 and "board" in made.found["accuracy_note"]
     test = work.arrays.rows["test"]
     assert made.answer(out / "model.rknn", work.arrays.images("test").images, test, "rknn", work).shape == (TEST, 3)
     assert len(work.arrays.rows["val"]) == VAL

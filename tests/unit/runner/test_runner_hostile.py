@@ -93,6 +93,12 @@ def test_a_public_key_out_of_the_bundle_is_no_key(bundle, capsys):
     assert "lies in the bundle" in said["found"]
 
 
+@pytest.mark.parametrize("place", [".", "out", "deep/out"])
+def test_results_do_not_go_into_the_bundle(bundle, capsys, place):
+    code, said = refused(capsys, "bench", bundle.folder, bundle.folder / place)
+    assert (code, said["found"]) == (2, "lies in the bundle")
+
+
 def test_hex_with_spaces_is_no_key(bundle, capsys):
     assert refused(capsys, "selftest", bundle.folder, "--public-key", "ab " * 21 + "a")[0] == 2
 

@@ -109,3 +109,13 @@ def test_the_driver_of_the_host_and_the_runner_speak_the_same(bundle, brief, tmp
     _, said = drive(bundle, tmp_path / "out", "step 5\n")
     assert WHOLE not in said[1]["parts"]
     assert all(isinstance(value, int) for value in said[1]["ns"])
+
+
+def test_a_step_in_which_the_machine_throttled_says_so(bundle, brief, tmp_path, monkeypatch):
+    calm = state.look()
+    looks = iter([calm, {**calm, "cooling": {"cpu-throttle-alert": 1}}])
+    monkeypatch.setattr(state, "look", lambda root=None: next(looks, calm))
+    _, said = drive(bundle, tmp_path / "out", "step 1\n")
+    assert "cpu-throttle-alert" in said[1]["void"][0]
+    _, said = drive(bundle, tmp_path / "out", "step 1\n")
+    assert "void" not in said[1]

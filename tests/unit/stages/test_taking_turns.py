@@ -8,9 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from edgekd.errors import MissingTool, StageFailed, UsageError
+from edgekd.errors import MeasurementVoid, MissingTool, StageFailed, UsageError
 from edgekd.stages.contenders import Contender, Spoken, Started
-from edgekd.stages.turns import all_ready, take_turns
+from edgekd.stages.turns import Rounds, all_ready, take_turns
 
 
 class Told(Contender):
@@ -44,6 +44,16 @@ def test_blocks_last_equally_long_and_every_one_works_in_every_round():
     assert {len(blocks) for blocks in rounds.blocks.values()} == {40}
     firsts = Counter(order[0] for order in rounds.orders)
     assert min(firsts.values()) >= 10  # drawn anew, not always the same one first
+
+
+def test_sittings_share_the_rounds_and_keep_their_blocks_as_long():
+    one, rounds = Told("a", 1), Rounds({"a": []})
+    for _ in range(6):
+        take_turns([one], 10, before=rounds, share=6)
+        one.ns *= 2  # another process, another speed
+    assert len(rounds.orders) == len(rounds.blocks["a"]) == 42
+    assert Counter(rounds.sittings) == dict.fromkeys(range(6), 7)
+    assert {len(block["end_to_end"]) for block in rounds.blocks["a"]} == {250}
 
 
 def test_the_order_is_the_seeds():
@@ -86,6 +96,17 @@ def speaker(tmp_path, body):
         + textwrap.indent(textwrap.dedent(body), "    ")
     )
     return [sys.executable, str(path)]
+
+
+VOID = """
+print(json.dumps({"ns": [5] * n, "void": ["it throttled"]}), flush=True)
+"""
+
+
+def test_a_machine_that_throttles_in_any_sitting_voids_the_run(tmp_path):
+    one = Spoken("one", speaker(tmp_path, VOID))
+    with pytest.raises(MeasurementVoid, match="it throttled"), all_ready([one]):
+        one.step(4)
 
 
 GOOD = """

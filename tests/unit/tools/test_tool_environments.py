@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edgekd import profiles, registry
+from edgekd import locks, profiles, registry
 from edgekd.commands import tools as commands
 from edgekd.console import Console
 from edgekd.errors import IntegrityError, MissingTool, RecipeError, StageFailed, UsageError
-from edgekd.tools import beside, bootstrap, catalogue, env, install, place
+from edgekd.tools import beside, bootstrap, catalogue, engines, env, install, place
 from edgekd.tools.env import run_worker
 
 QUIET = Console(quiet=True)
@@ -108,6 +108,7 @@ BREAKS = {
         "pins ",
     ),
     "a marker that is none": (lambda f: (f / place.MARKER).write_text("{"), "not what was written", "schema 1"),
+    "half a marker": (lambda f: (f / place.MARKER).write_text('{"schema": 1}'), "not what was written", "schema 1"),
     "no Python": (lambda f: (f / "bin" / "python").unlink(), "its Python is", f"Python {catalogue.python()}"),
 }
 
@@ -141,12 +142,26 @@ def test_a_package_that_does_not_load_is_a_broken_environment(demo):
     assert error.value.exit_code == 5 and error.value.hint.endswith("--force")
 
 
+@pytest.mark.parametrize("engine", ["litert", "executorch"])
+def test_an_engine_whose_package_is_gone_is_a_broken_environment_too(monkeypatch, tmp_path, engine):
+    for name in ("ai_edge_litert", "tflite_runtime", "tensorflow", "executorch", "executorch.runtime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"edgekd.runner.runtimes.{engine}", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"runner": str(tmp_path), "engine": engine}))
+    assert bootstrap.run(str(env.WORKERS / "answer.py"), str(job), str(tmp_path / "result.json")) == bootstrap.BROKEN
+
+
 DEATHS = {
     "killed": ("os.kill(os.getpid(), 9)", "signal 9"),
     "disk full": ("open('/dev/full', 'w').write('x' * 100000)", "No space left on device"),
     "out of memory": ("raise MemoryError", "out of memory"),
     "a bug": ("print('last words'); raise ValueError('odd shape')", "ValueError: odd shape"),
     "no answer": ("os._exit(0)", "left no answer"),
+    "another answer": ("return [1]", "left no answer but [1]"),
+    "a broken last word": ("print('edgekd-worker: {'); os._exit(66)", "worker demo"),
+    "another last word": ("print('edgekd-worker: [1]'); os._exit(67)", "worker demo"),
 }
 
 
@@ -241,6 +256,71 @@ def test_an_install_is_whole_and_is_not_made_twice(demo, monkeypatch):
     (path / "bin" / "python").symlink_to(sys.executable)
     assert install.install(catalogue.find("demo"), QUIET) == path
     assert install.remove(catalogue.find("demo")) > 0 and not path.exists()
+
+
+def test_remove_deletes_a_link_and_nothing_behind_it(demo, tmp_path):
+    there, real = demo(), tmp_path / "elsewhere"
+    there.rename(real)
+    there.symlink_to(real)
+    half, kept = there.with_name(".demo.new"), there.with_name(".demo.newest")
+    half.symlink_to(real)
+    kept.mkdir()
+    assert install.remove(catalogue.find("demo")) > 0
+    assert (real / place.MARKER).is_file() and kept.is_dir()
+    assert not there.is_symlink() and not half.is_symlink()
+    assert install.remove(catalogue.find("demo")) == 0
+
+
+def test_an_install_replaces_a_link_and_nothing_behind_it(demo, monkeypatch, tmp_path):
+    there, real = demo(), tmp_path / "elsewhere"
+    there.rename(real)
+    for target in (real, tmp_path / "nowhere"):
+        there.unlink(missing_ok=True)
+        there.symlink_to(target)
+        there.with_name(".demo.old").symlink_to(real)
+        stand_in(monkeypatch, [], 0)
+        assert install.install(catalogue.find("demo"), QUIET, force=True) == there
+        assert not there.is_symlink() and (real / place.MARKER).is_file()
+        install.remove(catalogue.find("demo"))
+
+
+@pytest.mark.parametrize("work", [install.remove, lambda tool: install.install(tool, QUIET, force=True)])
+def test_a_folder_of_somebody_elses_is_neither_removed_nor_replaced(demo, monkeypatch, work):
+    folder = demo()
+    (folder / place.MARKER).unlink()
+    (folder / "bin" / "python").unlink()
+    monkeypatch.setattr(install, "_call", lambda *a, **k: pytest.fail("something was run"))
+    with pytest.raises(UsageError, match="no environment that edgekd made"):
+        work(catalogue.find("demo"))
+    assert place.site(folder).is_dir()
+
+
+def test_what_is_being_installed_is_not_removed(demo):
+    folder = demo()
+    with locks.held(folder.parent, folder.parent / ".demo.lock"), pytest.raises(StageFailed, match="another process"):
+        install.remove(catalogue.find("demo"))
+    assert (folder / place.MARKER).is_file()
+
+
+def test_a_folder_of_a_modules_name_is_no_package(monkeypatch, tmp_path):
+    (tmp_path / "ai_edge_litert").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(place.VARIABLE, str(tmp_path / "tools"))
+    monkeypatch.setattr(beside.metadata, "version", missing)
+    with pytest.raises(MissingTool, match="litert is not installed") as error:
+        engines.version("litert", "x")
+    assert error.value.hint == "edgekd tools install litert"
+
+
+def missing(package):
+    raise beside.metadata.PackageNotFoundError(package)
+
+
+@pytest.mark.parametrize("name", beside.EXTRAS)
+def test_an_extra_is_no_environment_and_says_what_to_type(name):
+    with pytest.raises(RecipeError, match="is an extra of edgekd") as error:
+        catalogue.find(name)
+    assert error.value.hint == f"pip install 'edgekd[{name}]'"
 
 
 def test_the_hosts_torch_is_taken_inside_the_range_alone():

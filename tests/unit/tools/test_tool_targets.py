@@ -1,10 +1,13 @@
 """Targets that a tool chain makes: which steps they take, what the program carries, what is gated. The tools are stood in for."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from edgekd import predictions, profiles, targets
 from edgekd.analysis import coverage, resolution
@@ -24,6 +27,7 @@ from edgekd.stages import program, toolchain
 from edgekd.tools.workers import ethos_u as vela
 from tests.onnxtoys import CONTEXT, ROLES, TEST, VAL, artifact, chain
 
+SHIPPED = Path(__file__).parents[3] / "export"
 RECIPE = {
     "name": "toy",
     "data": {"use": "digits"},
@@ -76,6 +80,25 @@ def test_an_onnx_file_cannot_become_a_program():
         plan(recipe(**own), until="export", targets=["ethos-u55-128"])
     steps = [step.name for step in plan(recipe(**own), until="export")]
     assert "export/onnx" in steps and "program" not in steps
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("qnn-int8", {"tool": None}, "one of: qnn"),
+        ("qnn-int8", {"tool": "rknn"}, "one of: qnn"),
+        ("ethos-u55-128", {"tool": "rknn"}, "one of: litert, ethos-u"),
+        ("rknn-rk3588", {"kind": None}, "simulator"),
+        ("onnx", {"tool": "litert"}, "edgekd makes it itself"),
+    ],
+)
+def test_a_users_own_target_names_its_tool_and_what_its_figures_are_worth(tmp_path, name, change, said):
+    facts = yaml.safe_load((SHIPPED / f"{name}.yaml").read_text()) | change | {"name": "own"}
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({key: value for key, value in facts.items() if value is not None}))
+    with pytest.raises(RecipeError) as error:
+        targets.resolve_targets([str(own)], "--format", recipe())
+    assert said in error.value.expected and error.value.exit_code == 2
 
 
 # ---- the program -----------------------------------------------------------------------------------------------------
@@ -248,6 +271,43 @@ def test_the_gate_of_coverage_fails_a_fallback_and_passes_without_one(compiled, 
     watch.look(there.step, {there.step: there})
     with pytest.raises(CheckFailed, match=r"50\.0 % of operators on the NPU"):
         watch.require()
+
+
+def test_a_fallback_that_velas_count_leaves_out_is_counted_all_the_same(made, tmp_path, monkeypatch):
+    facts = json.loads((made[0].path / "model.json").read_text()) | {"scheme": "s8-litert"}
+    source, out = tmp_path / "litert", tmp_path / "ethos"
+    for folder in (source, out):
+        folder.mkdir()
+    (source / "model.json").write_text(json.dumps(facts))
+    (source / "golden.npz").write_bytes((made[0].path / "golden.npz").read_bytes())
+    told = json.dumps({**TOLD, "cpu_operators": 0, "npu_operators": 3})
+    monkeypatch.setattr(ethos_u, "run_worker", lambda *a, **k: json.loads(told))
+    exporter = ethos_u.EthosU(**profiles.target("ethos-u55-128").args)
+    work = SimpleNamespace(where="export/x", console=CONTEXT.console, threads=1)
+    exporter.export(artifact("export/litert-int8", source), out, target=params_of("ethos-u55-128"), work=work)
+    assert exporter.found["npu_coverage"] == 0.75 and exporter.found["n_cpu_operators"] == 1
+
+
+@pytest.mark.parametrize(("found", "hint"), [(0.99996, "=0.999"), (2 / 3, "=0.666"), (0.57, "=0.57"), (0.0, None)])
+def test_the_gate_of_coverage_says_what_would_pass(found, hint):
+    there = Artifact(chain().graph.path, {**chain().graph.manifest, "metrics": {"npu_coverage": found}})
+    refused = coverage.refused(Gate(npu_coverage=1.0), there)
+    assert refused is not None and "100.0 %" not in refused.found
+    typed = refused.hint.partition("--set gate.npu_coverage=")[2]
+    assert not typed if hint is None else 0 < float(typed) <= found and refused.hint.endswith(hint)
+
+
+def test_the_report_says_of_whom_a_note_is_and_never_none_of_what_is_not_named():
+    about = {"kind": "k", "coverage_percent": 50.0, "npu_operators": 1}
+    rows = [
+        placed.Placed(step=step, cpu_operators=n, note=note, **about)
+        for step, n, note in (("a", 1, "x"), ("b", 0, "y"))
+    ]
+    assert placed.notes([*rows, rows[0].model_copy(update={"step": "c"})]) == [
+        "accuracy of a, c: x",
+        "accuracy of b: y",
+    ]
+    assert [placed.cells(row)[2] for row in rows] == ["not named", "none"]
 
 
 def test_the_report_shows_the_placement_and_that_nothing_of_it_was_measured(compiled):

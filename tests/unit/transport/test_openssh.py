@@ -102,6 +102,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(monkeypatch):
         socket.socket(socket.AF_UNIX) as listening,
     ):
         monkeypatch.setattr("tempfile.tempdir", short)
+        monkeypatch.setattr(openssh, "MOST_PATH", 100)
         for name in (dead, own, heard, other):
             (Path(short) / name).mkdir()
         (Path(short) / dead / "left").touch()
