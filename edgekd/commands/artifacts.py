@@ -46,7 +46,8 @@ def ls(workspace: Path, json: bool) -> None:
         for a in found
     ]
     output.print_table(("artifact", "size", "figure", "made (UTC)", "tags"), rows, right=("size",))
-    output.next_command("edgekd artifacts show latest" if found else "edgekd run --recipe quickstart")
+    following = "edgekd artifacts show latest" if found else "edgekd run --recipe quickstart"
+    output.next_command(following + current.option(workspace))
 
 
 def show(workspace: Path, reference: str, json: bool) -> None:
@@ -76,7 +77,7 @@ def show(workspace: Path, reference: str, json: bool) -> None:
         if name in artifact.manifest
     ]
     output.print_table(("what", "value"), rows)
-    output.next_command(f"edgekd artifacts verify {artifact.id}")
+    output.next_command(f"edgekd artifacts verify {artifact.id}{current.option(workspace)}")
 
 
 def verify(workspace: Path, reference: str | None, json: bool) -> None:
@@ -99,7 +100,7 @@ def verify(workspace: Path, reference: str | None, json: bool) -> None:
         output.print_json({"verified": [a.id for a in chosen]})
         return
     output.say(f"{len(chosen)} artifacts, {output.size(sum(a.bytes for a in chosen))}: every byte as sealed")
-    output.next_command("edgekd report")
+    output.next_command(f"edgekd report{current.option(workspace)}")
 
 
 def _gone(workspace: Path, found: list[Artifact]) -> list[str]:
@@ -126,7 +127,7 @@ def tag(workspace: Path, name: str, reference: str) -> None:
     before = store.tags().get(name)
     store.tag(name, artifact)
     output.say(f"{name} -> {artifact.id}" + (f" (was {before})" if before else ""))
-    output.next_command(f"edgekd artifacts show {name}")
+    output.next_command(f"edgekd artifacts show {name}{current.option(workspace)}")
 
 
 def gc(workspace: Path, yes: bool, unfinished: bool, json: bool) -> None:
@@ -161,7 +162,8 @@ def gc(workspace: Path, yes: bool, unfinished: bool, json: bool) -> None:
     output.say(f"{'freed' if yes else 'would free'} {output.size(freed)}; {len(found) - len(gone)} artifacts stay")
     if scratch and not unfinished:
         output.say(f"{len(scratch)} unfinished steps keep their checkpoints (--unfinished removes them)")
-    output.next_command("edgekd artifacts ls" if yes else "edgekd artifacts gc --yes")
+    following = "edgekd artifacts ls" if yes else "edgekd artifacts gc --yes"
+    output.next_command(following + current.option(workspace))
 
 
 def _remove(store: Store, doomed: list[Artifact], folders: list[Path], scratch: list[Path]) -> list[str]:

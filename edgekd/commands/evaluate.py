@@ -47,7 +47,7 @@ def evaluate(
     _print(facts)
     if missed is not None:
         raise missed
-    output.next_command("edgekd report")
+    output.next_command(f"edgekd report{current.option(workspace)}")
 
 
 def _facts(workspace: Path, reference: str | None, against: str | None) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def every_runtime(options: ChainOptions) -> None:
         raise StageFailed("--runtime all", f"{said}; {left[-1].target}: {left[-1].why}", "two or more", left[-1].hint)
     console.log(f"{len(entries)} files take turns: {', '.join(entry.name for entry in entries)}")
     found = measure(entries, work_folder(options.workspace), console.log)
-    facts = facts_of("bench --runtime all", entries, found, figures.effects(found.rounds.blocks, sittings=found.rounds.sittings), 0)
+    facts = facts_of(
+        "bench --runtime all", entries, found, figures.effects(found.rounds.blocks, sittings=found.rounds.sittings), 0
+    )
     facts["left_out"] = [vars(one) for one in left]
     facts["runtimes"] = {name: result["runtime"] for name, result in found.results.items()}
     facts["files"] = {entry.name: _bytes(entry) for entry in entries}

@@ -16,7 +16,8 @@ from edgekd.integrity import Fault
 from edgekd.store import Store
 
 SHOWN = 12  # letters of a hash in the table
-HINT = "edgekd artifacts gc --yes removes damaged artifacts; the same run then makes them anew"
+DAMAGED = "edgekd artifacts gc --yes{} removes damaged artifacts; the same run then makes them anew"
+GONE = "edgekd run{}: what is gone is made anew"
 
 
 def lineage(reference: str, check: bool, workspace: Path, roots: list[Path] | None, json: bool) -> None:
@@ -30,7 +31,7 @@ def lineage(reference: str, check: bool, workspace: Path, roots: list[Path] | No
         json: One document instead of a table.
 
     Raises:
-        IntegrityError: With `check`: something is not what it was; each is named with file, found and expected.
+        IntegrityError: An input is gone, or with `check` something is not what it was; each is named with file, found, expected.
         UsageError: No such artifact.
     """
     found = chain(Store(workspace), current.resolve(workspace, reference))
@@ -42,13 +43,16 @@ def lineage(reference: str, check: bool, workspace: Path, roots: list[Path] | No
         facts["verified"] = _counts(found)
         facts["outside"] = origins.looked_at(outside)
     facts["faults"] = [vars(fault) for fault in faults]
-    if json and faults and check:
-        output.fail(error_of(faults), facts)
+    if json and faults:
+        output.fail(error_of(faults, workspace), facts)
     if json:
         output.print_json(facts)
         return
     _print(facts["chain"])
-    _say(faults, outside, found, check)
+    if faults:
+        raise error_of(faults, workspace)
+    if check:
+        _say(outside, found)
     following = "edgekd reproduce" if check else "edgekd lineage --verify"
     output.next_command(f"{following} {facts['artifact']}{current.option(workspace)}")
 
@@ -62,12 +66,13 @@ def check_all(found: Chain, workspace: Path, roots: list[Path] | None) -> tuple[
     return [*changed, *verify(found)], outside
 
 
-def error_of(faults: Sequence[Fault]) -> IntegrityError:
+def error_of(faults: Sequence[Fault], workspace: Path) -> IntegrityError:
     """All faults as one error: the first says what was expected."""
     first, *others = faults
     where, expected = first.artifact, first.expected
     lines = [f"{first.file} {first.found}".strip(), *(f"{f.text}\n    expected: {f.expected}" for f in others)]
-    return IntegrityError(where, "\n".join(lines), expected, HINT)
+    hint = GONE if not any(fault.file for fault in faults) else DAMAGED
+    return IntegrityError(where, "\n".join(lines), expected, hint.format(current.option(workspace)))
 
 
 def facts_of(found: Chain) -> dict[str, Any]:
@@ -116,11 +121,7 @@ def _print(links: Sequence[Mapping[str, Any]]) -> None:
     output.print_table(("step", "artifact", "key", "digest", "made (UTC)", "edgekd", "host"), rows)
 
 
-def _say(faults: Sequence[Fault], outside: Sequence[Origin], found: Chain, check: bool) -> None:
-    if faults:
-        raise error_of(faults)
-    if not check:
-        return
+def _say(outside: Sequence[Origin], found: Chain) -> None:
     for origin in outside:
         state = "as it was" if origin.found else f"not compared: {origin.why}"
         output.say(f"{origin.artifact}: {origin.what}: {state}")

@@ -104,7 +104,7 @@ def _again(options: ReproduceOptions) -> Again:
     found = lineage.chain(Store(workspace), last)
     faults = list(lineage.verify(found))
     if faults:
-        raise error_of(faults)
+        raise error_of(faults, workspace)
     artifacts = found.steps
     places = Places(data_roots(options.data_root), origins.recipe_dir(workspace, artifacts.values()), weight_caches())
     pins = {step: a for step, a in artifacts.items() if options.bench_only and step != last.step}

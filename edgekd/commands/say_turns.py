@@ -78,7 +78,9 @@ def finish(facts: Mapping[str, Any], place: Path, json: bool, following: str) ->
     pairs = len(facts["effects"])
     together = f"all {pairs} intervals hold together at 95 %" if pairs > 1 else "95 % interval"
     if pairs:
-        output.say(f"ratios: within each of {facts['rounds']} rounds, {facts['sittings']} starts of every process; {together}")
+        output.say(
+            f"ratios: within each of {facts['rounds']} rounds, {facts['sittings']} starts of every process; {together}"
+        )
     else:
         output.say("no time is shown: the device is emulated or simulated (correctness only)")
     for line in [*facts.get("advice", ()), *_reasons(facts["runs"])]:

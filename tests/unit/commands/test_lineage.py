@@ -90,6 +90,13 @@ def test_what_is_gone_or_too_many_is_named(proven, home):
     ]
 
 
+@pytest.mark.parametrize("json_too", [(), ("--json",)], ids=["text", "json"])
+def test_what_is_gone_is_said_without_verifying_and_a_run_makes_it_anew(proven, home, edgekd, json_too):
+    shutil.rmtree(home / "w" / "artifacts" / proven.steps["teacher"].id)
+    done = edgekd("lineage", LAST, *json_too)
+    assert done.code == 6 and "is gone" in done.err and "edgekd run --workspace w" in done.err
+
+
 def test_the_table_names_step_file_expected_and_found(proven, home, edgekd):
     artifact = proven.steps["quantized/u8s8"]
     flip(home / "w" / "artifacts" / artifact.id / "model.onnx")
