@@ -21,7 +21,13 @@ HINT = "edgekd artifacts gc, then run again"
 STEP = r"[a-z][a-z0-9_]*(/[A-Za-z0-9][A-Za-z0-9._@-]{0,199}){0,3}"  # a folder, or folders below one another
 FOLDER = r"[0-9a-f]{8}-[0-9a-f]{8}(\.[0-9]{1,6})?"
 ID = re.compile(f"{STEP}/{FOLDER}")
-MATERIAL = ("stage", "version", "params", "plugin", "environment")  # of a manifest: what its key hashes beside the inputs
+MATERIAL = (
+    "stage",
+    "version",
+    "params",
+    "plugin",
+    "environment",
+)  # of a manifest: what its key hashes beside the inputs
 # A metric with one of these endings is a number.
 UNITS = ("_percent", "_ms", "_s", "_second", "_seconds", "_pp", "_db", "_mib", "_bytes")
 

@@ -100,10 +100,15 @@ FormatOption = Annotated[
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", "-d", help="Device, or family, instead of the recipe's; several: a,b. See `edgekd devices`."),
+    typer.Option(
+        "--device", "-d", help="Device, or family, instead of the recipe's; several: a,b. See `edgekd devices`."
+    ),
 ]
 RuntimeOption = Annotated[
-    str | None, typer.Option("--runtime", help="Runtime instead of the device's first that the target runs in; all: every one here, in turn.")
+    str | None,
+    typer.Option(
+        "--runtime", help="Runtime instead of the device's first that the target runs in; all: every one here, in turn."
+    ),
 ]
 
 
@@ -216,7 +221,8 @@ def export(
     output: OutputOption = None,
     threads: ThreadsOption = None,
     build: Annotated[
-        BuildPlace, typer.Option(help="Where a TensorRT engine is built; here: takes TensorRT and a GPU in this machine.")
+        BuildPlace,
+        typer.Option(help="Where a TensorRT engine is built; here: takes TensorRT and a GPU in this machine."),
     ] = BuildPlace.DEVICE,
     json: JsonOption = False,
 ) -> None:
@@ -334,7 +340,9 @@ def formats(json: JsonOption = False) -> None:
     listings.formats(json)
 
 
-@devices_app.callback(invoke_without_command=True, epilog="Example: edgekd devices add desk --host me@orin --profile jetson-orin-nano")
+@devices_app.callback(
+    invoke_without_command=True, epilog="Example: edgekd devices add desk --host me@orin --profile jetson-orin-nano"
+)
 def devices(context: typer.Context, json: JsonOption = False) -> None:
     """The devices that can be measured: list, add, show, remove."""
     from edgekd.commands import devices
@@ -346,7 +354,9 @@ def devices(context: typer.Context, json: JsonOption = False) -> None:
 @devices_app.command("add", epilog="Example: edgekd devices add desk --host me@orin --profile jetson-orin-nano")
 def devices_add(
     name: Annotated[str, typer.Argument(help="What to call it with --device.")],
-    host: Annotated[str, typer.Option("--host", help="user@board, or a name of your SSH config, which keeps the keys.")],
+    host: Annotated[
+        str, typer.Option("--host", help="user@board, or a name of your SSH config, which keeps the keys.")
+    ],
     profile: Annotated[str, typer.Option("--profile", help="What it is: a profile of `edgekd devices`, or a file.")],
     python: Annotated[str, typer.Option("--python", help="Its Python: of its PATH, or an absolute path.")] = "python3",
     folder: Annotated[str, typer.Option("--folder", help="Absolute path there. Default: ~/.cache/edgekd.")] = "",
@@ -371,9 +381,7 @@ def devices_show(
 
 
 @devices_app.command("remove", epilog="Example: edgekd devices remove desk")
-def devices_remove(
-    name: Annotated[str, typer.Argument(help="A board of yours.")], json: JsonOption = False
-) -> None:
+def devices_remove(name: Annotated[str, typer.Argument(help="A board of yours.")], json: JsonOption = False) -> None:
     """Forget a board."""
     from edgekd.commands import devices
 
@@ -428,9 +436,7 @@ def tools_doctor(
 
 
 @tools_app.command("remove", epilog="Example: edgekd tools remove rknn")
-def tools_remove(
-    tool: Annotated[str, typer.Argument(help="See `edgekd tools ls`.")], json: JsonOption = False
-) -> None:
+def tools_remove(tool: Annotated[str, typer.Argument(help="See `edgekd tools ls`.")], json: JsonOption = False) -> None:
     """Delete a tool's environment."""
     from edgekd.commands import tools
 
@@ -611,7 +617,8 @@ def sensitivity(
 def pareto(
     workspace: WorkspaceOption = WORKSPACE,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the table and the pictures. Default: in the workspace.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the table and the pictures. Default: in the workspace."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -796,7 +803,9 @@ def bundle_verify(
 @app.command(epilog="Example: edgekd lineage bench/onnx-int8@cpu --verify")
 def lineage(
     artifact: Annotated[str, typer.Argument(help="Id, unique prefix, tag, step of the current run, or `latest`.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Recompute every hash; what differs is named (exit 6).")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Recompute every hash; what differs is named (exit 6).")
+    ] = False,
     workspace: WorkspaceOption = WORKSPACE,
     data_root: DataRootOption = None,
     json: JsonOption = False,
@@ -826,7 +835,9 @@ def reproduce(
     bench_only: Annotated[
         bool, typer.Option("--bench-only", help="Measure again; everything before is taken as it was sealed.")
     ] = False,
-    tolerance: Annotated[float, typer.Option(help="Largest ratio of two median latencies, either way; above 1.")] = 1.25,
+    tolerance: Annotated[
+        float, typer.Option(help="Largest ratio of two median latencies, either way; above 1.")
+    ] = 1.25,
     workspace: WorkspaceOption = WORKSPACE,
     data_root: DataRootOption = None,
     json: JsonOption = False,

@@ -192,7 +192,8 @@ def check_all(steps: Sequence[Step], done: Mapping[str, Artifact], settings: Set
                 context_of(step.params, settings),
                 classes=known.get("classes"),
                 train_images=known.get("n_train"),
-                val_images=(getattr(step.params, "roles", None) or Roles()).val or (known.get("n_val", 0) if known else None),
+                val_images=(getattr(step.params, "roles", None) or Roles()).val
+                or (known.get("n_val", 0) if known else None),
                 channels=known.get("channels"),
                 size=(known["height"], known["width"]) if "height" in known else asked,
                 teacher_model=teacher,

@@ -222,7 +222,9 @@ class GateStages(Section):
     qat: float | None = Field(None, gt=0, le=100, exclude_if=_absent)
     graph: float | None = Field(None, gt=0, le=100, exclude_if=_absent)
     quantized: float | None = Field(None, gt=0, le=100, exclude_if=_absent)
-    export: float | None = Field(None, gt=0, le=100, exclude_if=_absent, description="of targets that a tool chain makes")
+    export: float | None = Field(
+        None, gt=0, le=100, exclude_if=_absent, description="of targets that a tool chain makes"
+    )
     bench: float | None = Field(None, gt=0, le=100, exclude_if=_absent)
 
     @property
@@ -243,7 +245,11 @@ class Gate(Section):
         None, exclude_if=_absent, description="what a stage may lose; what it does not spend the later ones may"
     )
     npu_coverage: float | None = Field(
-        None, gt=0, le=1, exclude_if=_absent, description="least part of a network's operators on the NPU; 1.0: no fallback"
+        None,
+        gt=0,
+        le=1,
+        exclude_if=_absent,
+        description="least part of a network's operators on the NPU; 1.0: no fallback",
     )
 
     @property
@@ -264,7 +270,9 @@ class Gate(Section):
     @model_validator(mode="after")
     def _a_budget(self) -> Gate:
         if self.max_drop_pp is None and not self.named and self.npu_coverage is None:
-            raise ValueError("`max_drop_pp`, for example {max_drop_pp: 1.0}, or `stages` with a budget each, or `npu_coverage`")
+            raise ValueError(
+                "`max_drop_pp`, for example {max_drop_pp: 1.0}, or `stages` with a budget each, or `npu_coverage`"
+            )
         if sum(self.named.values()) > self.total_pp + 1e-9:
             raise ValueError(f"stages that sum to no more than max_drop_pp ({self.total_pp:g}); they sum to more")
         return self

@@ -108,7 +108,9 @@ def _chosen(options: BundleOptions, console: Console) -> Chosen:
     found = chain(store, export)
     if found.faults:
         fault = found.faults[0]
-        raise UsageError(fault.artifact, fault.found, fault.expected, f"edgekd artifacts verify{current.option(options.workspace)}")
+        raise UsageError(
+            fault.artifact, fault.found, fault.expected, f"edgekd artifacts verify{current.option(options.workspace)}"
+        )
     steps = found.steps
     for artifact in (export, steps["data"]):
         integrity.require(artifact)
