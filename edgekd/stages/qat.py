@@ -155,7 +155,8 @@ def _placed(
         height, width = shown.shape[2:]
         plain = tracing.trace(folded, shown.shape[1], (height, width), onnxfile.OPSET)
         onnxfile.save(simplification.simplify(onnxfile.strip(plain), "onnxsim", shown)[0], graph)
-        quantizer = registry.construct("quantizers", QAT_STARTS, {"calibrate": calibrate})
+        # its biases as they are: they will be trained, and the file keeps what was trained
+        quantizer = registry.construct("quantizers", QAT_STARTS, {"calibrate": calibrate, "bias_correction": False})
         assert isinstance(quantizer, Quantizer)
         quantizer.quantize(graph, quantized, calibration=batches, scheme=scheme)
         return placement(folded, graph, quantized, shown)

@@ -161,7 +161,7 @@ def test_every_rounded_tensor_of_each_family_is_found(family: str, tmp_path: Pat
     plain, rounded = tmp_path / "graph.onnx", tmp_path / "quantized.onnx"
     model = onnxfile.strip(tracing.trace(folded, 3, (32, 32), onnxfile.OPSET))
     onnxfile.save(simplification.simplify(model, "onnxsim", images.numpy())[0], plain)
-    quantizer = registry.construct("quantizers", "ptq", {"calibrate": "minmax"})
+    quantizer = registry.construct("quantizers", "ptq", {"calibrate": "minmax", "bias_correction": False})
     assert isinstance(quantizer, Quantizer)
     quantizer.quantize(plain, rounded, calibration=[images.numpy()], scheme="u8s8")
     found = placement.placement(folded, plain, rounded, images.numpy())
@@ -182,7 +182,7 @@ def test_values_that_share_their_steps_in_the_file_share_them_in_training(tmp_pa
     folded = fold_batchnorm(network)
     plain, rounded, again = (tmp_path / f"{name}.onnx" for name in ("graph", "quantized", "again"))
     onnxfile.save(onnxfile.strip(tracing.trace(folded, 3, (32, 32), onnxfile.OPSET)), plain)
-    quantizer = registry.construct("quantizers", "ptq", {"calibrate": "minmax"})
+    quantizer = registry.construct("quantizers", "ptq", {"calibrate": "minmax", "bias_correction": False})
     assert isinstance(quantizer, Quantizer)
     quantizer.quantize(plain, rounded, calibration=[images.numpy()], scheme="u8s8")
     found = placement.placement(folded, plain, rounded, images.numpy())
@@ -207,7 +207,7 @@ def test_a_tensor_that_the_network_lacks_is_named(tmp_path: Path) -> None:
     plain, rounded = tmp_path / "graph.onnx", tmp_path / "quantized.onnx"
     folded = [fold_batchnorm(network) for network in networks]
     onnxfile.save(onnxfile.strip(tracing.trace(folded[0], 3, (16, 16), onnxfile.OPSET)), plain)
-    quantizer = registry.construct("quantizers", "ptq", {"calibrate": "minmax"})
+    quantizer = registry.construct("quantizers", "ptq", {"calibrate": "minmax", "bias_correction": False})
     assert isinstance(quantizer, Quantizer)
     quantizer.quantize(plain, rounded, calibration=[images.numpy()], scheme="u8s8")
     with pytest.raises(StageFailed, match="is no value of the torch network"):

@@ -322,7 +322,8 @@ def test_interrupting_leaves_nothing_running(sshd, tmp_path):
     mark = tmp_path / "pid"
     inner = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     code = (
-        "import sys\nfrom edgekd.transport.ssh import Link\n"
+        "import signal, sys\nfrom edgekd.transport.ssh import Link\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in a job of a shell's background
         f"Link({sshd.host!r}, sys.executable, {str(tmp_path / 'there')!r}, {sshd.options!r})"
         f".run([sys.executable, '-c', {inner!r}])\n"
     )
