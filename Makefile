@@ -1,6 +1,6 @@
 # Two commands for newcomers: `make quickstart` does the main job, `make test` passes the tests.
 # `make test-faults` kills, fills disks and damages files for some 25 minutes (FAULTS="--kills 20" for fewer).
-# `make test-board` benches over SSH on an emulated aarch64 board, 3 min 40 s on two idle cores once built (installs Debian packages where it may).
+# `make test-board` benches over SSH on an emulated aarch64 board, four minutes on two idle cores (installs Debian packages where it may).
 # `make test-methods` trains a student by every method, some quarter of an hour (METHODS="--seeds 1" for fewer).
 PYTHON ?= python3
 VENV := .venv
