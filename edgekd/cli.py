@@ -74,6 +74,9 @@ DataRootOption = Annotated[
 FromOption = Annotated[
     str | None, typer.Option("--from", help="Start from this artifact: id, unique prefix, tag or `latest`.")
 ]
+ChainOption = Annotated[
+    str | None, typer.Option("--from", help="The chain of this artifact: id, unique prefix, tag or `latest`.")
+]
 StartOption = Annotated[
     str | None,
     typer.Option("--from", help="Start from this artifact (id, unique prefix, tag or `latest`), or from an ONNX file."),
@@ -93,6 +96,9 @@ ThreadsOption = Annotated[
 ]
 BenchThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads of the measured model: bench.threads. Default: 1.")
+]
+EpochsOption = Annotated[
+    int | None, typer.Option(min=1, help="Epochs of every student; milestones and warm-up move with them.")
 ]
 FormatOption = Annotated[
     list[str] | None,
@@ -570,9 +576,7 @@ def parity(
 @app.command(epilog="Examples: edgekd ledger; edgekd ledger --from latest; edgekd ledger --set gate.max_drop_pp=0.5")
 def ledger(
     recipe: RecipeOption = None,
-    from_: Annotated[
-        str | None, typer.Option("--from", help="The chain of this artifact: id, unique prefix, tag or `latest`.")
-    ] = None,
+    from_: ChainOption = None,
     workspace: WorkspaceOption = WORKSPACE,
     data_root: DataRootOption = None,
     set_: SetOption = None,
@@ -588,9 +592,7 @@ def ledger(
 @app.command(epilog="Examples: edgekd sensitivity; edgekd sensitivity --images 5000 --set quantize.calibrate=mse")
 def sensitivity(
     recipe: RecipeOption = None,
-    from_: Annotated[
-        str | None, typer.Option("--from", help="The chain of this artifact: id, unique prefix, tag or `latest`.")
-    ] = None,
+    from_: ChainOption = None,
     set_: SetOption = None,
     scheme: Annotated[
         str | None, typer.Option(help="u8s8 or s8-trt. Default: the first that the recipe makes.")
@@ -675,9 +677,7 @@ def compare(
     seeds: Annotated[
         str, typer.Option(help="A count (5: seeds 0 to 4), a range (100-109) or seeds (3,7); of the students alone.")
     ] = "5",
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of every student; milestones and warm-up move with them.")
-    ] = None,
+    epochs: EpochsOption = None,
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -719,9 +719,7 @@ def tune(
     recipe: RecipeOption = None,
     trials: Annotated[int, typer.Option(min=1, max=10_000, help="Students to train.")] = 20,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the search.")] = 0,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of every student; milestones and warm-up move with them.")
-    ] = None,
+    epochs: EpochsOption = None,
     workspace: WorkspaceOption = WORKSPACE,
     data_root: DataRootOption = None,
     set_: SetOption = None,

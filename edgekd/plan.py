@@ -331,7 +331,13 @@ def bench_steps(recipe: Recipe, target: profiles.Target, device: profiles.Device
     runtime = runtime_of(recipe, device, target)
     if runtime is None:
         return []
-    params = BenchParams(
+    inputs = {"data": "data", "export": f"export/{target.name}"}
+    return [Step(f"bench/{target.name}@{device.name}", "bench", bench_params(recipe, target, device, runtime), inputs)]
+
+
+def bench_params(recipe: Recipe, target: profiles.Target, device: profiles.Device, runtime: str) -> BenchParams:
+    """How a target is measured on a device in one of the device's runtimes."""
+    return BenchParams(
         target=target.name,
         device=device.profile or device.name,
         board=device.reference,
@@ -346,6 +352,3 @@ def bench_steps(recipe: Recipe, target: profiles.Target, device: profiles.Device
         kind="emulated" if device.kind == "emulated" else None,
         roles=_roles(recipe),
     )
-    return [
-        Step(f"bench/{target.name}@{device.name}", "bench", params, {"data": "data", "export": f"export/{target.name}"})
-    ]

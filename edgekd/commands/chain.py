@@ -165,19 +165,11 @@ def pins_of(options: ChainOptions, steps: list[Step], console: Console) -> Mappi
     """The artifact of `--from` and everything that it was made from."""
     if options.source is None or start.is_file(options.source, options.workspace):
         return {}
-    store = Store(options.workspace)
     first = current.resolve(options.workspace, options.source)
     names = {step.name for step in steps}
     if first.step not in names:
         raise UsageError(f"--from {options.source}", f"is a {first.step}", "a step of this chain: " + ", ".join(names))
-    pins = {first.step: first}
-    waiting = [first]
-    while waiting:
-        for name in waiting.pop().inputs.values():
-            artifact = store.resolve(name)
-            if artifact.step not in pins:
-                pins[artifact.step] = artifact
-                waiting.append(artifact)
+    pins = current.upstream(Store(options.workspace), first)
     console.log(f"starting from {first.id}")
     return pins
 

@@ -18,7 +18,7 @@ from edgekd.console import Console
 from edgekd.errors import MissingTool, UsageError
 from edgekd.params import BenchParams, ExportParams
 from edgekd.pipeline import Outcome
-from edgekd.plan import Step, bench_steps
+from edgekd.plan import Step, bench_params
 from edgekd.profiles import Device
 from edgekd.recipe import Recipe
 from edgekd.runner.failure import RunnerError
@@ -126,7 +126,4 @@ def _tested(export: Outcome, data: Outcome, recipe: Recipe) -> Any:
 
 def _params(recipe: Recipe, target: profiles.Target, device: Device) -> BenchParams:
     """As the device's own profile runs it, whatever runtime the recipe measures other targets with."""
-    free = recipe.model_copy(update={"bench": recipe.bench.model_copy(update={"runtime": RUNTIME})})
-    params = bench_steps(free, target, device)[0].params
-    assert isinstance(params, BenchParams)
-    return params
+    return bench_params(recipe, target, device, RUNTIME)

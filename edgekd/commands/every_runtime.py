@@ -16,8 +16,8 @@ from edgekd.commands.say_turns import facts_of
 from edgekd.console import Console
 from edgekd.errors import EdgekdError, MissingTool, StageFailed, UsageError
 from edgekd.keys import Settings
-from edgekd.params import BenchParams
 from edgekd.pipeline import Outcome, run, steps_of
+from edgekd.plan import bench_params
 from edgekd.profiles import Device, Target
 from edgekd.recipe import Recipe
 from edgekd.runner.state import usable_cores
@@ -145,22 +145,9 @@ def _runtime(target: Target, device: Device) -> str:
 
 
 def _entry(recipe: Recipe, target: Target, device: Device, outcomes: Mapping[str, Outcome]) -> Entry:
-    runtime = _runtime(target, device)
     export, data = outcomes[f"export/{target.name}"].artifact, outcomes["data"].artifact
     assert export is not None and data is not None  # made, or an error
-    roles = recipe.data
-    params = BenchParams(
-        target=target.name,
-        device=device.name,
-        runtime=runtime,
-        provider=device.runtimes[runtime].provider,
-        transport=device.transport,
-        golden_error_to_range=target.golden_error_to_range,
-        profile=recipe.bench.profile,
-        threads=recipe.bench.threads,
-        options=device.runtimes[runtime].options or None,
-        roles={"val": roles.val, "train": roles.train, "seed": recipe.seed},  # type: ignore[arg-type]
-    )
+    params = bench_params(recipe, target, device, _runtime(target, device))
     return Entry(target.name, params, {"data": data, "export": export})
 
 

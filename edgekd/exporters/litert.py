@@ -10,17 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from edgekd.artifact import Artifact
-from edgekd.errors import StageFailed
 from edgekd.exporters import payload
 from edgekd.exporters.base import Exporter, Work
 from edgekd.params import ExportParams
-from edgekd.tools.env import run_worker
 
 MODEL = "model.tflite"
-REFUSED = "edgekd tools doctor {}; a program is read by the torch of the version that wrote it, or by a near one"
+REFUSED = "edgekd tools doctor litert; a program is read by the torch of the version that wrote it, or by a near one"
 
 
 class LiteRT(Exporter):
@@ -45,23 +41,10 @@ class LiteRT(Exporter):
         """Let the tool convert, and quantize; it must answer the golden images as the program did first."""
         assert work is not None  # its target names a tool
         facts = payload.read_facts(source, target, scheme="none")
-        job = {
-            "program": source.path / "program.pt2",
-            "golden": source.path / "golden.npz",
-            "calibration": source.path / "calibration.npz",
-            "model": out / MODEL,
-            "mean": list(work.norm[0]),
-            "std": list(work.norm[1]),
-            **{"precision": self.precision, "calibrate": self.calibrate, "bias_correction": self.bias_correction},
-        }
-        said = run_worker("litert", job, out, where=work.where, console=work.console, threads=work.threads)
-        if "refused" in said:
-            raise StageFailed(
-                work.where, str(said["refused"]), "the program's golden answers", REFUSED.format("litert")
-            )
+        own = {"precision": self.precision, "calibrate": self.calibrate, "bias_correction": self.bias_correction}
+        said = payload.convert("litert", source, out / MODEL, work, own, REFUSED)
         operators = ", ".join(f"{count} {name}" for name, count in said["operators"].items())
         self.found = {"operators": operators, "program_error_to_range": said["program_error_to_range"]}
         payload.write_facts(out, facts, target, MODEL)
-        images = payload.golden_images(source)
-        payload.write_golden(out, images, self.answer(out / MODEL, images, np.arange(len(images)), "litert", work))
+        payload.answer_golden(self.answer, source, out / MODEL, "litert", work)
         return out / MODEL

@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgekd.artifact import Artifact
 from edgekd.exporters import payload
 from edgekd.exporters.base import Exporter, Work
@@ -45,6 +43,5 @@ class OpenVINO(Exporter):
         said = run_worker("openvino", job, out, where=work.where, console=work.console, threads=work.threads)
         self.found = {"weights_bytes": (out / WEIGHTS).stat().st_size, "converter": f"openvino {said['version']}"}
         payload.write_facts(out, facts, target, MODEL)
-        images = payload.golden_images(source)
-        payload.write_golden(out, images, self.answer(out / MODEL, images, np.arange(len(images)), "openvino", work))
+        payload.answer_golden(self.answer, source, out / MODEL, "openvino", work)
         return out / MODEL

@@ -68,8 +68,7 @@ class QNN(Exporter):
         onnxfile.save(model, out / MODEL)
         self._compile(out, work)
         payload.write_facts(out, facts, target, CONTEXT, chip=self.chip)
-        images = payload.golden_images(source)
-        payload.write_golden(out, images, super().answer(out / CONTEXT, images, np.arange(len(images)), "qnn", work))
+        payload.answer_golden(super().answer, source, out / CONTEXT, "qnn", work)
         return out / CONTEXT
 
     def answer(self, path: Path, images: Images, rows: Rows, tool: str, work: Work) -> Logits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekd.report import accounts, placed, words
@@ -10,6 +10,7 @@ from edgekd.report.schema import Facts, StageRow
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 COLUMNS = ("step", "top-1 % [95 % interval]", "n", "drop pp [95 % interval]", "size", "p50 ms", "p90 ms", "verdict")
 NUMERIC = {"n", "size", "p50 ms", "p90 ms"}
@@ -23,19 +24,13 @@ def as_json(facts: Facts) -> dict[str, Any]:
 
 def renderable(facts: Facts) -> RenderableType:
     """The facts for a terminal: a rich table, then what must be said about it. Names are shown as text, never as markup."""
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=Text(facts.name), title_justify="left", pad_edge=False)
-    for column in COLUMNS:
-        wide = VERDICT_WIDTH if column == "verdict" else None
-        justify: Literal["right", "left"] = "right" if column in NUMERIC else "left"
-        table.add_column(Text(_two_lines(column)), justify=justify, overflow="fold", max_width=wide)
-    for row in facts.stages:
-        style = {"void": "red", "not run": "dim", "skipped": "dim"}.get(row.state, "")
-        table.add_row(*(Text(_two_lines(cell)) for cell in cells(row)), style=style)
+    styles = {"void": "red", "not run": "dim", "skipped": "dim"}
+    rows = [(map(_two_lines, cells(row)), styles.get(row.state, "")) for row in facts.stages]
+    table = _table(facts.name, COLUMNS, NUMERIC, rows)
+    table.columns[COLUMNS.index("verdict")].max_width = VERDICT_WIDTH
     return Group(table, *(Text(line) for line in notes(facts)), *_accounts(facts), *_placed(facts))
 
 
@@ -64,39 +59,45 @@ def _columns(rows: Sequence[Sequence[str]], numeric: Collection[str]) -> list[st
     return lines
 
 
-def _placed(facts: Facts) -> list[RenderableType]:
-    """Where NPU compilers placed the operators, for a terminal."""
+def _table(
+    title: str, columns: Sequence[str], numeric: Collection[str], rows: Iterable[tuple[Iterable[str], str]]
+) -> Table:
+    """A table for a terminal; `rows`: cells and style of each."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", pad_edge=False)
+    for column in columns:
+        justify: Literal["right", "left"] = "right" if column in numeric else "left"
+        table.add_column(Text(_two_lines(column)), justify=justify, overflow="fold")
+    for texts, style in rows:
+        table.add_row(*map(Text, texts), style=style)
+    return table
+
+
+def _placed(facts: Facts) -> list[RenderableType]:
+    """Where NPU compilers placed the operators, for a terminal."""
+    from rich.text import Text
+
     if not facts.placed:
         return []
-    table = Table(box=box.SIMPLE_HEAD, title=Text(placed.TITLE), title_justify="left", pad_edge=False)
-    for column in placed.COLUMNS:
-        justify: Literal["right", "left"] = "right" if column in placed.NUMERIC else "left"
-        table.add_column(Text(_two_lines(column)), justify=justify, overflow="fold")
-    for row in facts.placed:
-        table.add_row(*(Text(cell) for cell in placed.cells(row)), style="red" if row.cpu_operators else "")
+    rows = [(placed.cells(row), "red" if row.cpu_operators else "") for row in facts.placed]
+    table = _table(placed.TITLE, placed.COLUMNS, placed.NUMERIC, rows)
     return [table, *(Text(line) for line in placed.notes(facts.placed))]
 
 
 def _accounts(facts: Facts) -> list[RenderableType]:
     """The accuracy ledger for a terminal."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     if not facts.ledger:
         return []
-    table = Table(box=box.SIMPLE_HEAD, title=Text(accounts.TITLE), title_justify="left", pad_edge=False)
-    for column in accounts.COLUMNS:
-        justify: Literal["right", "left"] = "right" if column in accounts.NUMERIC else "left"
-        table.add_column(Text(_two_lines(column)), justify=justify, overflow="fold")
-    for row in facts.ledger:
-        style = "red" if row.gate is not None and not row.gate.passed else ""
-        table.add_row(*(Text(_two_lines(cell)) for cell in accounts.cells(row.model_dump())), style=style)
-    return [table, Text(accounts.LEGEND)]
+    rows = [
+        (map(_two_lines, accounts.cells(row.model_dump())), "red" if row.gate and not row.gate.passed else "")
+        for row in facts.ledger
+    ]
+    return [_table(accounts.TITLE, accounts.COLUMNS, accounts.NUMERIC, rows), Text(accounts.LEGEND)]
 
 
 def cells(row: StageRow) -> tuple[str, ...]:

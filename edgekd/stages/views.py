@@ -69,7 +69,7 @@ def run(params: ViewsParams, inputs: Mapping[str, Artifact], out: Path, context:
     n = len(shown.labels)
     drawn = augment.draw(shown.augment, params.views * n, data.size, seeding.generator(params.seed, "views"))
     decision = compiling.decide(params.fit, n, context.device, allowed=context.compile)
-    settings = _settings(params, data, decision.on, context)
+    settings = evaluate.settings("views", params.fit, params.seed, data, decision.on, context)
     with _teacher(params, inputs["teacher"], data, settings) as teacher:
         shapes = _shapes(teacher, shown, settings)
         records = _Records(context.resume, (params.views, n), cached.forms(shapes, data.classes), context.console)
@@ -84,20 +84,6 @@ def run(params: ViewsParams, inputs: Mapping[str, Artifact], out: Path, context:
     compiled = {"compiled": decision.on, "compile_reason": decision.reason}
     metrics = {"views": params.views, "images": n, "file_bytes": records.bytes, **figures, **compiled}
     return StageResult(metrics, (*records.arrays, cached.DRAWN, cached.FACTS))
-
-
-def _settings(params: ViewsParams, data: evaluate.Data, compiled: bool, context: RunContext) -> Settings:
-    return Settings(
-        where="views",
-        fit=params.fit,
-        seed=params.seed,
-        classes=data.classes,
-        device=context.device,
-        precision=context.precision,
-        compile=compiled,
-        threads=context.threads,
-        resume=context.resume,
-    )
 
 
 @contextmanager

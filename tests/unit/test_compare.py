@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from safetensors.torch import save
+from torchless import torchless
 
 from edgekd.commands import budget
 from edgekd.commands import compare as command
@@ -160,22 +159,9 @@ def test_a_repeated_comparison_is_free(whole, recipe, capsys):
     assert more["methods"][0]["runs"][:2] == facts["methods"][0]["runs"]
 
 
-PROBE = """
-import sys
-sys.argv = ["edgekd", "compare", "-r", {recipe!r}, "--methods", "ce,kd", "--seeds", "2", "--epochs", "1", "-w", {workspace!r}, "--threads", "1"]
-from edgekd.cli import main
-try:
-    main()
-except SystemExit as stop:
-    assert not stop.code
-assert not {{"torch", "torchvision", "onnxsim"}} & set(sys.modules)
-"""
-
-
 def test_a_repeated_comparison_imports_no_torch(whole, recipe, tmp_path):
-    code = PROBE.format(recipe=str(recipe), workspace=str(whole[0]))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    argv = ["-r", recipe, "--methods", "ce,kd", "--seeds", "2", "--epochs", "1", "-w", whole[0], "--threads", "1"]
+    done = torchless(tmp_path, "compare", *argv)
     assert "6 made" in done.stderr and "made    " not in done.stderr
     for name in ROWS:
         assert name in done.stdout

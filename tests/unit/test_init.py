@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import typer
 from make_photos import plant, write_photos
+from torchless import torchless
 from unit.data.made_up import encode, noise, write_parquet
 
 from edgekd import recipe as recipes
@@ -336,25 +335,10 @@ def test_a_wrong_option_names_itself(photos, tmp_path, options, says):
     assert not (tmp_path / "r.yaml").exists()
 
 
-PROBE = """
-import sys
-sys.argv = ["edgekd", "init", "--data", "photos"]
-from edgekd.cli import main
-try:
-    main()
-except SystemExit as stop:
-    assert not stop.code
-assert not {"torch", "torchvision"} & set(sys.modules)
-"""
-
-
-def test_as_a_user_meets_it(photos):
+def test_as_a_user_meets_it(photos, monkeypatch):
     folder, planted = photos
-    environment = {k: v for k, v in os.environ.items() if k != "EDGEKD_DATA"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE], cwd=folder.parent, capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.delenv("EDGEKD_DATA", raising=False)
+    done = torchless(folder.parent, "init", "--data", "photos")
     assert done.stdout.rstrip().split("\n")[-1] == "next: edgekd run --recipe photos.yaml"
     assert "\x1b" not in done.stdout and "data.skip" in done.stdout and planted["broken"][0] in done.stdout
     assert recipes.load(folder.parent / "photos.yaml").name == "photos"

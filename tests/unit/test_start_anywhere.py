@@ -1,11 +1,8 @@
 """A chain entered at a checkpoint, an ONNX file or a quantized ONNX file answers as the chain that made the file."""
 
-import io
 import json
 import shutil
-import subprocess
-import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import chdir
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +10,10 @@ import onnx
 import pytest
 import yaml
 from PIL import Image
+from provenchain import call, chain_of
+from torchless import torchless
 
-from edgekd import cli, onnxfile, predictions
+from edgekd import onnxfile, predictions
 from edgekd import recipe as recipes
 from edgekd.commands import start
 from edgekd.console import Console
@@ -39,29 +38,6 @@ RECIPE = {
 FILES = {"weights.safetensors": "student", "model.onnx": "export/onnx", "model.int8.onnx": "export/onnx-int8"}
 
 
-def call(home, *argv):
-    """A command in this process, in a folder: (exit code, stdout, stderr)."""
-    out, err, before = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = ["edgekd", *argv]
-    code = 0
-    try:
-        with chdir(home), redirect_stdout(out), redirect_stderr(err):
-            cli.main()
-    except SystemExit as stop:
-        code = stop.code or 0
-    finally:
-        sys.argv = before
-    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
-
-
-def made(home, *argv):
-    """{step: artifact} of a chain command."""
-    done = call(home, *argv, "--json", "--workspace", "w")
-    assert done.code == 0, done.err
-    store = Store(home / "w")
-    return {step["step"]: store.get(step["artifact"]) for step in json.loads(done.out)["steps"]}
-
-
 def answers(artifact):
     return predictions.load(artifact.path).of("test")
 
@@ -75,7 +51,7 @@ def original(tmp_path_factory):
     """A chain that was trained here, and the files that a user would carry away from it."""
     home = tmp_path_factory.mktemp("original")
     (home / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
-    steps = made(home, "export", "--recipe", "tiny.yaml", "--threads", "1")
+    steps = chain_of(home, "export", "--recipe", "tiny.yaml")
     for name, step in FILES.items():
         shutil.copyfile(steps[step].path / ("weights.safetensors" if step == "student" else "model.onnx"), home / name)
     return SimpleNamespace(home=home, steps=steps)
@@ -98,7 +74,7 @@ def test_a_checkpoint_goes_on_as_the_student_that_it_was(original, home):
     top1 = original.steps["student"].metrics["top1_percent"]
     recipe["student"]["expect_top1"] = round(top1, 2)
     (home / "imported.yaml").write_text(yaml.safe_dump(recipe))
-    steps = made(home, "quantize", "--recipe", "imported.yaml")
+    steps = chain_of(home, "quantize", "--recipe", "imported.yaml")
     assert list(steps) == ["data", "student", "graph", "quantized/u8s8"]
     assert steps["student"].digest == original.steps["student"].digest  # same weights, facts and answers
     assert steps["student"].metrics["checkpoint"] == "weights.safetensors"
@@ -125,14 +101,14 @@ def test_an_override_imports_the_student_of_any_recipe(original, home):
         "--output",
         "out",
     )
-    assert list(made(home, *argv)) == ["data", "student"]
+    assert list(chain_of(home, *argv)) == ["data", "student"]
     assert (home / "out" / "student" / "weights.safetensors").read_bytes() == weights.read_bytes()
 
 
 def test_an_onnx_file_is_quantized_and_exported_as_the_graph_that_it_was(original, home):
     own = ("distill", "--recipe", "tiny.yaml", "--set", "student.checkpoint=weights.safetensors")
-    before = made(home, *own)
-    steps = made(home, "quantize", "--from", "model.onnx")
+    before = chain_of(home, *own)
+    steps = chain_of(home, "quantize", "--from", "model.onnx")
     assert list(steps) == ["data", "graph", "quantized/u8s8"]
     for step in ("graph", "quantized/u8s8"):
         assert same_answers(answers(steps[step]), answers(original.steps[step]))
@@ -145,13 +121,13 @@ def test_an_onnx_file_is_quantized_and_exported_as_the_graph_that_it_was(origina
     assert parity["against"] == "the imported file itself" and parity["test"]["max_abs_error"] == 0.0
     assert str(home) not in json.dumps(steps["graph"].manifest)
     # the run of the recipe itself stays, and the new one is the current one: a command without --from goes on from it
-    assert made(home, "export", "--format", "onnx-int8")["quantized/u8s8"].id == steps["quantized/u8s8"].id
+    assert chain_of(home, "export", "--format", "onnx-int8")["quantized/u8s8"].id == steps["quantized/u8s8"].id
     assert {p.stem for p in (home / "w" / "runs").glob("*.json")} == {"tiny", "tiny-from-model"}
-    assert made(home, *own)["student"].id == before["student"].id
+    assert chain_of(home, *own)["student"].id == before["student"].id
 
 
 def test_a_quantized_file_is_measured_as_it_is(original, home):
-    steps = made(home, "bench", "--from", "model.int8.onnx", "--recipe", "tiny.yaml")
+    steps = chain_of(home, "bench", "--from", "model.int8.onnx", "--recipe", "tiny.yaml")
     assert list(steps) == ["data", "quantized/u8s8", "export/onnx-int8", "bench/onnx-int8@cpu"]
     for step in ("quantized/u8s8", "bench/onnx-int8@cpu"):
         assert same_answers(answers(steps[step]), answers(original.steps["quantized/u8s8"]))
@@ -172,31 +148,16 @@ def test_a_quantized_file_is_measured_as_it_is(original, home):
     assert "quantized/u8s8/" in call(home, "artifacts", "ls", "--workspace", "w").out
     Image.new("L", (8, 8), 128).save(home / "a.png")
     assert len(json.loads(call(home, "predict", "a.png", "--json", "--workspace", "w").out)["images"]) == 1
-    again = made(home, "export", "--from", "quantized/u8s8")
+    again = chain_of(home, "export", "--from", "quantized/u8s8")
     assert again["export/onnx-int8"].id == steps["export/onnx-int8"].id
 
 
-PROBE = """
-import sys
-sys.argv = ["edgekd", *sys.argv[1:]]
-from edgekd.cli import main
-try:
-    main()
-except SystemExit as stop:
-    assert not stop.code
-assert not {"torch", "torchvision", "onnxsim"} & set(sys.modules)
-"""
-
-
 def test_what_is_cached_needs_no_torch_and_its_name_does_not_count(original, home):
-    made(home, "export", "--from", "model.onnx", "--recipe", "tiny.yaml", "--format", "onnx")
+    chain_of(home, "export", "--from", "model.onnx", "--recipe", "tiny.yaml", "--format", "onnx")
     (home / "link.onnx").symlink_to(home / "model.onnx")
     for name, argv in (("model.onnx", ()), ("link.onnx", ()), ("model.onnx", ("--dry-run",))):
         argv = ("export", "--workspace", "w", "--from", name, "--recipe", "tiny.yaml", "--format", "onnx", *argv)
-        done = subprocess.run(
-            [sys.executable, "-c", PROBE, *argv], cwd=home, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        done = torchless(home, *argv)
         assert "making" not in done.stderr and "to make" not in done.stdout
 
 
@@ -248,7 +209,7 @@ def test_a_wrong_entry_is_one_screen_and_the_right_code(home, argv, code, says):
 
 def test_a_file_that_says_nothing_is_taken_as_the_recipe_says(original, home):
     onnxfile.save(onnxfile.strip(onnx.load(home / "model.onnx")), home / "unsaid.onnx")
-    steps = made(
+    steps = chain_of(
         home, "quantize", "--from", "unsaid.onnx", "--recipe", "tiny.yaml", "--set", "student.normalize=dataset"
     )
     assert same_answers(answers(steps["quantized/u8s8"]), answers(original.steps["quantized/u8s8"]))

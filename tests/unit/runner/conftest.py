@@ -1,7 +1,11 @@
 """Fixtures of the runner's tests."""
 
+import copy
+
 import pytest
 from digit_bundle import BundleFolder
+
+from edgekd.runner import state
 
 
 @pytest.fixture
@@ -10,6 +14,17 @@ def bundle(tmp_path):
     folder = tmp_path / "bundle"
     folder.mkdir()
     return BundleFolder(folder)
+
+
+@pytest.fixture
+def calm(board):
+    """Two snapshots of a test's board, ten seconds apart, with nothing but our own work between them."""
+    before = state.snapshot(board)
+    after = copy.deepcopy(before)
+    after["clock_s"] += 10
+    after["own_cpu_s"] += 9
+    after["all_cpu_s"]["busy"] += 9.2
+    return before, after
 
 
 @pytest.fixture

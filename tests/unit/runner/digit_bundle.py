@@ -8,7 +8,19 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 
+from edgekd.params import BenchParams, Roles
+
 MEAN, STD = [0.3], [0.35]
+PARAMS = BenchParams(
+    target="onnx",
+    device="cpu",
+    runtime="onnxruntime",
+    provider="CPUExecutionProvider",
+    transport="local",
+    golden_error_to_range=1e-4,
+    profile="smoke",
+    roles=Roles(val=0),
+)
 
 
 def digits():

@@ -9,26 +9,14 @@ import sys
 
 import numpy as np
 import pytest
-from digit_bundle import MEAN, STD, classifier, digits, linear_onnx, logits_of
+from digit_bundle import MEAN, PARAMS, STD, classifier, digits, linear_onnx, logits_of
 from PIL import Image
 from tolerances import RUNNER_PROBABILITY
 
 from edgekd.commands import predict as host
-from edgekd.params import BenchParams, Roles
 from edgekd.runner.__main__ import main
 from edgekd.stages.bench_bundle import lay_bundle
 from edgekd.store import Store
-
-PARAMS = BenchParams(
-    target="onnx",
-    device="cpu",
-    runtime="onnxruntime",
-    provider="CPUExecutionProvider",
-    transport="local",
-    golden_error_to_range=1e-4,
-    profile="smoke",
-    roles=Roles(val=0),
-)
 
 
 def export(workspace, resize=None):

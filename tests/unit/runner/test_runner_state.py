@@ -1,6 +1,5 @@
 """Verdicts on recorded machines: a tree of /proc and /sys files stands in for the device."""
 
-import copy
 import os
 import platform
 import resource
@@ -35,17 +34,6 @@ def board(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return tmp_path
-
-
-@pytest.fixture
-def calm(board):
-    """Two snapshots ten seconds apart in which nothing happened but our own second of work."""
-    before = state.snapshot(board)
-    after = copy.deepcopy(before)
-    after["clock_s"] += 10
-    after["own_cpu_s"] += 9
-    after["all_cpu_s"]["busy"] += 9.2
-    return before, after
 
 
 def test_a_recorded_board_is_read(board):

@@ -9,32 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from sklearn.datasets import load_digits
 
 from edgekd import errors, predictions
 from edgekd.console import Console
-from edgekd.params import BenchParams, Roles
 from edgekd.runner import state
 from edgekd.stages import bench
 from edgekd.stages.base import RunContext
 from edgekd.store import Store
 from edgekd.transport import local
 from edgekd.transport.base import Completed
-
-MEAN, STD = 0.3, 0.35
-PARAMS = BenchParams(
-    target="onnx",
-    device="cpu",
-    runtime="onnxruntime",
-    provider="CPUExecutionProvider",
-    transport="local",
-    golden_error_to_range=1e-4,
-    profile="smoke",
-    roles=Roles(val=0),
-)
+from tests.unit.runner.digit_bundle import MEAN, PARAMS, STD, classifier, digits, linear_onnx, logits_of
 
 
 def seal(store, step, payload, write):
@@ -47,8 +32,7 @@ def seal(store, step, payload, write):
 
 def write_data(folder):
     """Handwritten digits: 1,000 to train on, the rest to test on."""
-    digits = load_digits()
-    images, labels = (digits.images * 15.9375).astype(np.uint8)[..., None], digits.target.astype(np.int64)
+    images, labels = digits()
     for split, part in (("train", slice(0, 1000)), ("test", slice(1000, None))):
         np.save(folder / f"images_{split}.npy", images[part])
         np.save(folder / f"labels_{split}.npy", labels[part])
@@ -59,25 +43,13 @@ def write_data(folder):
 
 def write_export(folder):
     """Nearest class mean as one linear layer, its golden logits by NumPy."""
-    digits = load_digits()
-    images, labels = (digits.images * 15.9375).astype(np.uint8)[..., None], digits.target
-    pixels = ((images / 255 - MEAN) / STD).reshape(-1, 64)
-    means = np.stack([pixels[:1000][labels[:1000] == label].mean(axis=0) for label in range(10)])
-    weights, bias = means.T.astype(np.float32), (-0.5 * (means**2).sum(axis=1)).astype(np.float32)
-    nodes = [helper.make_node("Flatten", ["input"], ["flat"]), helper.make_node("Gemm", ["flat", "w", "b"], ["logits"])]
-    graph = helper.make_graph(
-        nodes,
-        "linear",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 1, 8, 8])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
-        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(bias, "b")],
-    )
-    opset = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), folder / "model.onnx")
-    np.savez(folder / "golden.npz", images=images[:4], logits=(pixels[:4] @ weights + bias).astype(np.float32))
-    facts = {"classes": [str(i) for i in range(10)], "normalize": {"mean": [MEAN], "std": [STD]}}
+    images, labels = digits()
+    weights, bias = classifier(images[:1000], labels[:1000])
+    linear_onnx(folder / "model.onnx", weights, bias)
+    np.savez(folder / "golden.npz", images=images[:4], logits=logits_of(images[:4], weights, bias))
+    facts = {"classes": [str(i) for i in range(10)], "normalize": {"mean": MEAN, "std": STD}}
     (folder / "model.json").write_text(json.dumps(facts))
-    np.save(folder / "expected.npy", pixels[1000:] @ weights + bias)
+    np.save(folder / "expected.npy", logits_of(images[1000:], weights, bias))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from edgekd.artifact import Artifact, sha256_file
 from edgekd.console import Console
 from edgekd.data import normalize
 from edgekd.errors import CheckFailed, RecipeError, StageFailed
-from edgekd.exporters import ethos_u, litert
+from edgekd.exporters import ethos_u, litert, payload
 from edgekd.params import ExportParams, ProgramParams
 from edgekd.plan import plan
 from edgekd.recipe import Gate, from_dict
@@ -171,7 +171,7 @@ def answering(monkeypatch, source, noise):
         logits = np.concatenate([network(image[None]).detach().numpy() for image in given])
         return (logits + noise * random.standard_normal(logits.shape)).astype(np.float32)
 
-    monkeypatch.setattr(litert, "run_worker", convert)
+    monkeypatch.setattr(payload, "run_worker", convert)
     monkeypatch.setattr(litert.LiteRT, "answer", answer)
 
 
@@ -199,7 +199,7 @@ def test_a_file_that_answers_otherwise_is_refused(made, tmp_path, monkeypatch, n
 
 
 def test_a_program_that_the_tools_torch_reads_otherwise_is_refused(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(litert, "run_worker", lambda *a, **k: {"refused": "it errs by 0.1"})
+    monkeypatch.setattr(payload, "run_worker", lambda *a, **k: {"refused": "it errs by 0.1"})
     with pytest.raises(StageFailed, match=r"it errs by 0\.1"):
         toolchain.run(
             litert.LiteRT(), params_of("litert-int8"), {"source": made[0], "data": chain().data}, tmp_path, CONTEXT
