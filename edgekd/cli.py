@@ -357,6 +357,14 @@ def devices(context: typer.Context, json: JsonOption = False) -> None:
         devices.listed(json)
 
 
+@devices_app.command("ls")
+def devices_ls(json: JsonOption = False) -> None:
+    """List the devices, yours first: `edgekd devices` alone."""
+    from edgekd.commands import devices
+
+    devices.listed(json)
+
+
 @devices_app.command("add", epilog="Example: edgekd devices add desk --host me@orin --profile jetson-orin-nano")
 def devices_add(
     name: Annotated[str, typer.Argument(help="What to call it with --device.")],

@@ -40,7 +40,8 @@ def possible(name: str) -> list[Device]:
         families = {device.family for device in profiles.devices().values()}
         known = {*profiles.devices(), *boards.boards(), *families}
         if error.where == WHERE and not name.endswith((".yaml", ".yml")):
-            raise RecipeError(WHERE, error.found, nearest(name, known), error.hint) from error
+            hint = f"{error.hint}, then the same with --set bench.device=NAME"
+            raise RecipeError(WHERE, error.found, nearest(name, known), hint) from error
         raise
 
 

@@ -14,7 +14,7 @@ from edgekd.analysis.expected import require_top1
 from edgekd.analysis.gate import Watch
 from edgekd.artifact import Artifact
 from edgekd.data.base import DataSource
-from edgekd.errors import MissingTool, StageFailed, UsageError
+from edgekd.errors import EdgekdError, MissingTool, StageFailed, UsageError
 from edgekd.keys import Keyed, Settings, context_of, keyed, prepare, stated
 from edgekd.models import published
 from edgekd.params import AdoptParams, DataParams, ExportParams, Roles, TeacherParams
@@ -97,11 +97,12 @@ def run(
         recipe: The recipe.
         steps: From `steps_of`.
         settings: See `Settings`.
-        keep: Told of all outcomes so far after each step, so that a later failure loses none of them.
+        keep: Told of all outcomes so far, after each step that is made, so that a later failure loses none of them.
 
     Raises:
         EdgekdError: As the stages raise; what was sealed before stays.
-        CheckFailed: Among them: a step fails the gate. What stands behind it was not made, everything else was.
+        CheckFailed: Among them: a step fails the gate. What stands behind it was not made, everything else was; and so
+            with whatever a tool chain's target raises.
     """
     manifest.source()  # hashed now: an edit during a long run must not pass for what ran
     store = Store(settings.workspace)
@@ -121,19 +122,26 @@ def run(
             if outcome.artifact is None:
                 if unchecked:
                     check_all(steps[number:], done, settings)
+                    if outcomes and outcomes[-1].state == "reused":  # not before: a refused run takes no other's place
+                        keep(outcomes)
                 unchecked = step.stage == "data"  # once the images are known, the checks know more
-                outcome = _make(recipe, outcome, done, store, settings)
+                outcome = _tried(recipe, outcome, done, store, settings, watch)
+                if outcome.artifact is None:
+                    continue
             settings.console.log(f"{outcome.state:7} {_name(outcome)}  ({outcome.why})")
             assert outcome.artifact is not None
             done[step.name] = outcome.artifact
             outcomes.append(outcome)
-            keep(outcomes)
+            if outcome.state == "made":
+                keep(outcomes)
             watch.look(step.name, done)
             if step.stage == "data":
                 _check_gate(recipe, steps, outcome.artifact.metrics["n_test"])
             if isinstance(step.params, TeacherParams | AdoptParams):
                 role = step.params.role if isinstance(step.params, TeacherParams) else "student"
                 require_top1(step.params.expect_top1, outcome.artifact.metrics, f"{role}.expect_top1")
+        if outcomes and outcomes[-1].state == "reused":
+            keep(outcomes)
         watch.require()
     return outcomes
 
@@ -180,12 +188,21 @@ def outlook(steps: Sequence[Step], settings: Settings) -> list[Outcome]:
     return outcomes
 
 
-def check_all(steps: Sequence[Step], done: Mapping[str, Artifact], settings: Settings) -> None:
-    """Every remaining stage's `check` before the first work, so that a late mistake costs nothing."""
+def check_all(
+    steps: Sequence[Step], done: Mapping[str, Artifact], settings: Settings, size: tuple[int, int] | None = None
+) -> None:
+    """Every remaining stage's `check` before the first work, so that a late mistake costs nothing.
+
+    Args:
+        steps: What remains.
+        done: What is made.
+        settings: Where and how.
+        size: (height, width) of images that are not decoded yet, where the recipe asks for none.
+    """
     teachers = (s.params for s in steps if isinstance(s.params, TeacherParams) and s.params.role == "teacher")
     teacher = next((params.model for params in teachers), None)
     known = done["data"].metrics if "data" in done else {}
-    asked = next(((s.params.size,) * 2 for s in steps if isinstance(s.params, DataParams) and s.params.size), None)
+    asked = next(((s.params.size,) * 2 for s in steps if isinstance(s.params, DataParams) and s.params.size), size)
     for step in steps:
         if step.name not in settings.pins:
             context = replace(
@@ -246,6 +263,19 @@ def _of_several(key: Keyed, store: Store) -> Artifact | None:
     trained = {int((a.manifest.get("environment") or {}).get("processes", 1)) for a in store.of(key.step.name)}
     found = (store.find(key.step.name, key.in_processes(n).key) for n in sorted(trained - {1}, reverse=True))
     return next((artifact for artifact in found if artifact is not None), None)
+
+
+def _tried(
+    recipe: Recipe, wanted: Outcome, done: Mapping[str, Artifact], store: Store, settings: Settings, watch: Watch
+) -> Outcome:
+    """A step made; unmade where its tool chain failed: that says nothing of the other targets, so the run goes on."""
+    try:
+        return _make(recipe, wanted, done, store, settings)
+    except EdgekdError as error:
+        if not isinstance(wanted.step.params, ExportParams) or wanted.step.params.tool is None:
+            raise
+        watch.fail(wanted.step.name, error)
+        return wanted
 
 
 def _make(recipe: Recipe, wanted: Outcome, done: Mapping[str, Artifact], store: Store, settings: Settings) -> Outcome:

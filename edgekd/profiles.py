@@ -119,11 +119,14 @@ class Target(Profile):
 
 
 class RuntimeFacts(Facts):
-    """How one runtime runs on a device; `needs`: what must be installed there."""
+    """How one runtime runs on a device; `needs`: what must be installed there; `chip`: for which one a file of it must be made, as a
+    target's `args` name it, where files are for one chip: left out, the device's family.
+    """
 
     provider: str
     options: dict[str, Any] = {}
     needs: str = ""
+    chip: str = ""
 
 
 class Match(Facts):

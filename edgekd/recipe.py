@@ -370,13 +370,19 @@ def _override(source: yamlsource.Source, text: str) -> None:
             raise RecipeError(where, f"{'.'.join(parts[: i + 1])} is not a section", "section.key=value")
     new = yamlsource.scalar(value, where)
     section = _PLUGIN_SECTIONS.get(parts[0]) if parts[1:] == ["use"] else None
-    if section is not None and target.get("use", new) != new:
+    if section is not None and target.get("use", _default_use(section, new)) != new:
         for name in [name for name in target if name not in section.model_fields]:
             del target[name]
     if key.strip() in _ORIGINS and new is not None:
         _forget_training(source.data, parts[1])
     target[parts[-1]] = new
     source.places[tuple(parts)] = where
+
+
+def _default_use(section: type[PluginSection], required: Any) -> Any:
+    """The plugin of a section that names none; `required` where it must."""
+    field = section.model_fields["use"]
+    return required if field.is_required() else field.default
 
 
 def _forget_training(data: dict[str, Any], origin: str) -> None:

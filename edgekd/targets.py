@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from edgekd import devices, profiles, registry
-from edgekd.errors import MissingTool, RecipeError, nearest
+from edgekd.errors import EngineMismatch, MissingTool, RecipeError, nearest
 from edgekd.profiles import Device, Target
 from edgekd.recipe import Recipe
 
@@ -59,9 +60,41 @@ def quantizes(recipe: Recipe) -> bool:
 
 def runtime_of(recipe: Recipe, device: Device, target: Target) -> str | None:
     """The runtime that measures a target on a device: the recipe's, else the first of the device's that it runs in."""
-    asked = recipe.bench.runtime
-    fitting = [name for name in device.runtimes if name in target.runtimes and asked in (None, name)]
+    fitting = [name for name in _able(recipe, device, target) if fits(device, name, target)]
     return fitting[0] if fitting else None
+
+
+def other_chip(recipe: Recipe, named: Sequence[Device], target: Target, command: str) -> EngineMismatch | None:
+    """That a device has the runtime of a target, but is another chip than its file is for; None: no device is.
+
+    Args:
+        recipe: Whose runtime it is.
+        named: One device, or all that one name may stand for.
+        target: The target.
+        command: What would take its file to the device: `bench`, `bundle`.
+    """
+    wrong = [(device, name) for device in named for name in _able(recipe, device, target)]
+    if not wrong or any(fits(device, name, target) for device, name in wrong):
+        return None
+    device, runtime = wrong[0]
+    own = device.runtimes[runtime].chip or device.family
+    others = [one for one in profiles.targets().values() if one.exporter == target.exporter]
+    fitting = [one.name for one in others if chip_of(one) == own]
+    name = device.reference or device.name
+    hint = f"edgekd {command} --format {fitting[0]} --device {shlex.quote(name)}" if fitting else "edgekd formats"
+    found = f"its file is for {chip_of(target)}, and {name} is a {own} ({device.profile or device.name})"
+    return EngineMismatch(f"target {target.name}", found, f"a file for {own}", hint)
+
+
+def fits(device: Device, runtime: str, target: Target) -> bool:
+    """Whether a runtime of a device is of the chip that a target's file is for."""
+    return chip_of(target) in ("", device.runtimes[runtime].chip or device.family)
+
+
+def chip_of(target: Target) -> str:
+    """The one chip that a target's file is for; empty: it runs wherever its runtime does."""
+    argument = registry.find("exporters", target.exporter).attributes.get("chip_named_by", "")
+    return str(target.args.get(argument, ""))
 
 
 def unmeasured(recipe: Recipe, target: Target) -> str:
@@ -69,6 +102,9 @@ def unmeasured(recipe: Recipe, target: Target) -> str:
     named = [kind for name in devices.split(recipe.bench.device) for kind in devices.possible(name)]
     if any(runtime_of(recipe, device, target) for device in named):
         return ""
+    mismatch = other_chip(recipe, named, target, "bench")
+    if mismatch is not None:
+        return f"{mismatch.found} (try: {mismatch.hint})"
     needed, asked = " or ".join(target.runtimes), recipe.bench.runtime
     has = f"bench.runtime is {asked}" if asked else f"{recipe.bench.device} has {', '.join(named[0].runtimes)}"
     able = [device.name for device in devices.measurable() if set(device.runtimes) & set(target.runtimes)]
@@ -81,13 +117,28 @@ def measurable(recipe: Recipe, targets: Sequence[Target], asked: bool) -> list[T
     """The targets that one of the recipe's devices can run.
 
     Raises:
-        MissingTool: One that was asked for by name cannot be.
+        EngineMismatch: The file of one that was asked for by name is for another chip than a device's.
+        MissingTool: It cannot be measured for another reason.
     """
+    for target in targets if asked else ():
+        require_chip(recipe, target)
     reasons = {target.name: unmeasured(recipe, target) for target in targets}
     for name, reason in reasons.items():
         if asked and reason:
             raise not_here(f"--format {name}", name, reason)
     return [target for target in targets if not reasons[target.name]]
+
+
+def require_chip(recipe: Recipe, target: Target) -> None:
+    """Refuse a file that is for another chip than one of a recipe's devices.
+
+    Raises:
+        EngineMismatch: It is.
+    """
+    for name in devices.split(recipe.bench.device):
+        error = other_chip(recipe, devices.possible(name), target, "bench")
+        if error is not None:
+            raise error
 
 
 def with_sources(targets: Sequence[Target]) -> list[Target]:
@@ -105,6 +156,12 @@ def not_here(where: str, target: str, reason: str) -> MissingTool:
     """That a target cannot be measured here."""
     hint = f"edgekd export --format {target} --output DIR, and run the file there; or bench another target"
     return MissingTool(where, f"cannot be measured: {reason}", "a target of a runtime that the device has", hint)
+
+
+def _able(recipe: Recipe, device: Device, target: Target) -> list[str]:
+    """The device's runtimes that run files of a target's kind, the recipe's alone where it names one."""
+    asked = recipe.bench.runtime
+    return [name for name in device.runtimes if name in target.runtimes and asked in (None, name)]
 
 
 def _require_tool(target: Target) -> None:

@@ -37,7 +37,7 @@ def check(recipe: Recipe) -> None:
         known = list(dict.fromkeys(runtime for kind in kinds for runtime in kind.runtimes))
         if recipe.bench.runtime not in (None, *known):
             found = f"{recipe.bench.runtime!r} is no runtime of device {name}"
-            raise RecipeError("bench.runtime", found, ", ".join(known))
+            raise RecipeError("bench.runtime", found, ", ".join(known), f"--set bench.runtime={known[0]}")
 
 
 def reachable(recipe: Recipe, targets: list[profiles.Target], asked: bool) -> list[profiles.Target]:

@@ -24,7 +24,7 @@ from typing import Any
 from edgekd.analysis import coverage, marks
 from edgekd.analysis.losses import Loss, answers, loss
 from edgekd.artifact import Artifact
-from edgekd.errors import CheckFailed
+from edgekd.errors import CheckFailed, EdgekdError
 from edgekd.predictions import FILE
 from edgekd.recipe import Gate
 
@@ -32,6 +32,7 @@ KINDS = ("qat", "graph", "quantized", "export", "bench")  # steps that are held 
 ORIGINS = ("student", "graph")  # what drops are measured from: an ONNX file of the user's has no student before it
 ROUNDING = 1e-9  # percentage points: 0.1 + 0.2 is not 0.3
 LIKELY = (1.645 + 0.842) ** 2  # (normal quantiles of the bound and of 80 % passing), squared
+NOTHING = -math.log(0.05)  # images that all agree bound the share that does not by this over their number
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Judged:
         if room <= 0:
             return f"{self._remedy()}, or {larger}"
         differing = (self.loss.lost + self.loss.gained) / self.loss.n
-        images = 100 * math.ceil(LIKELY * differing / room**2 / 100)
+        images = 100 * math.ceil(max(LIKELY * differing / room**2, NOTHING / room) / 100)
         return f"the drop seen is inside, its bound is not: about {images:,} test images would show it; or {larger}"
 
     def _remedy(self) -> str:
@@ -164,7 +165,8 @@ class Watch:
         self.gate = None if gate is None else gate.budgeted
         self.demanded, self.recipe, self.workspace, self.tell = gate, recipe, workspace, tell
         self.made_from: dict[str, tuple[str, ...]] = {}
-        self.stopped: dict[str, str] = {}  # step -> the one that fails the gate: itself, or upstream of it
+        self.stopped: dict[str, str] = {}  # step -> the one that fails: itself, or upstream of it
+        self.unmade: dict[str, EdgekdError] = {}  # step of a tool chain -> why it could not be made
         self.failed: list[Judged] = []
         self.uncovered: list[CheckFailed] = []
 
@@ -174,8 +176,15 @@ class Watch:
         failed = next((self.stopped[step] for step in self.made_from[name] if step in self.stopped), None)
         if failed is not None:
             self.stopped[name] = failed
-            self.tell(f"left out {name}  (behind {failed}, which fails the gate)")
+            why = "could not be made" if failed in self.unmade else "fails the gate"
+            self.tell(f"left out {name}  (behind {failed}, which {why})")
         return failed is not None
+
+    def fail(self, name: str, error: EdgekdError) -> None:
+        """Keep the error of a step that could not be made; what does not stand behind it is made all the same."""
+        self.tell(f"failed  {name}  ({error.found.splitlines()[0]})")
+        self.unmade[name] = error
+        self.stopped[name] = name
 
     def look(self, name: str, done: Mapping[str, Artifact]) -> None:
         """Judge a step and mark its artifact.
@@ -201,13 +210,14 @@ class Watch:
             self.stopped[name] = name
 
     def require(self) -> None:
-        """Nothing, when every step passed.
+        """Nothing, when every step was made and passed.
 
         Raises:
-            CheckFailed: Some did not.
+            EdgekdError: Some were not, or did not: the one with the highest exit code, and what is wrong with the others.
         """
-        errors = [*(judged.failure() for judged in self.failed), *self.uncovered]
+        errors = [*self.unmade.values(), *(judged.failure() for judged in self.failed), *self.uncovered]
         if not errors:
             return
-        error, others = errors[0], [f"{other.where}: {other.found}" for other in errors[1:]]
-        raise CheckFailed(error.where, "\n".join([error.found, *others]), error.expected, error.hint)
+        worst = max(errors, key=lambda error: error.exit_code)
+        others = [f"{other.where}: {other.found}" for other in errors if other is not worst]
+        raise type(worst)(worst.where, "\n".join([worst.found, *others]), worst.expected, worst.hint)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekd import profiles
 from edgekd import recipe as recipes
 from edgekd.analysis import turns as figures
 from edgekd.artifact import Artifact
@@ -96,7 +97,13 @@ def _export(reference: str, options: TurnsOptions, console: Console) -> Artifact
         return _of_file(reference, options, console)
     head = current.head(options.workspace)
     step = PREFIX + reference
-    found = current.resolve(options.workspace, step if head is not None and step in head.steps else reference)
+    try:
+        found = current.resolve(options.workspace, step if head is not None and step in head.steps else reference)
+    except UsageError as error:
+        if reference not in profiles.targets():
+            raise
+        hint = f"edgekd export --format {reference}{current.option(options.workspace)}"
+        raise UsageError(reference, "is no file of the current run", error.expected, hint) from error
     if found.step.startswith("bench/"):
         found = Store(options.workspace).resolve(found.inputs["export"])
     if not found.step.startswith(PREFIX):

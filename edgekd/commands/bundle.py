@@ -24,13 +24,13 @@ from edgekd.errors import MissingTool, UsageError
 from edgekd.keys import Settings
 from edgekd.params import BenchParams
 from edgekd.pipeline import run, steps_of
-from edgekd.plan import bench_steps
+from edgekd.plan import bench_params
 from edgekd.profiles import Device
 from edgekd.recipe import Recipe
 from edgekd.runner.bundle import FILE, SIGNATURE
 from edgekd.stages.bench_bundle import lay_bundle
 from edgekd.store import Store
-from edgekd.targets import resolve_targets
+from edgekd.targets import other_chip, resolve_targets, runtime_of
 
 FOLDER = "bundles"
 
@@ -189,8 +189,11 @@ def _device(asked: str | None, recipe: Recipe) -> Device:
 def _params(export: Artifact, recipe: Recipe, device: Device) -> BenchParams:
     """How the target runs on a device."""
     target = profiles.target(str(export.manifest["params"]["target"]))
-    found = bench_steps(recipe, target, device)
-    if not found:
+    runtime = runtime_of(recipe, device, target)
+    mismatch = other_chip(recipe, [device], target, "bundle")
+    if mismatch is not None:
+        raise mismatch
+    if runtime is None:
         others = [d.name for d in profiles.devices().values() if set(d.runtimes) & set(target.runtimes)]
         raise MissingTool(
             f"device {device.name}",
@@ -198,9 +201,7 @@ def _params(export: Artifact, recipe: Recipe, device: Device) -> BenchParams:
             f"one of: {', '.join(target.runtimes)}",
             f"--device {others[0]}" if others else "another --format",
         )
-    params = found[0].params
-    assert isinstance(params, BenchParams)
-    return params
+    return bench_params(recipe, target, device, runtime)
 
 
 def _lay(chosen: Chosen, kind: Literal["deploy", "bench"], folder: Path) -> None:

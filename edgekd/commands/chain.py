@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import typer
 from edgekd import devices
 from edgekd import recipe as recipes
 from edgekd.artifact import Artifact
-from edgekd.commands import WORKSPACE, current, engine_build, output, start
+from edgekd.commands import current, engine_build, output, start
 from edgekd.commands.find_recipe import find_recipe
 from edgekd.commands.processes import COMMAND, group_of
 from edgekd.commands.say_targets import say_devices, say_targets
@@ -39,6 +38,7 @@ NEXT = {
     "bench": "edgekd eval",
     "run": "edgekd predict IMAGE",
 }
+ROOTLESS = ("bench", "run")  # what follows them takes no --data-root
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,8 @@ def _print(
         output.print_table(("step", "", "artifact", "top-1 (95 % interval)"), rows)
     for name in engines:
         output.say(f"{name}: " + (engine_build.BUILT if name in built else engine_build.ON_DEVICE))
+    for name, said in _unchecked(outcomes).items():
+        output.say(f"{name}: {said}, then edgekd lint {name}{current.option(options.workspace)}")
     for place in copied:
         output.say(f"copied: {place}")
     output.next_command(following)
@@ -236,24 +238,28 @@ def _following(
     options: ChainOptions, outcomes: list[Outcome], group: Group, unmeasured: Collection[str], engines: list[str]
 ) -> str:
     """What to type next."""
-    exported = [o.step.name for o in outcomes if o.step.kind == "export"]
-    following = NEXT[options.command] + _same_place(options)
+    sources = {name for o in outcomes for name in o.step.inputs.values()}  # not asked for themselves
+    exported = [o.step.name for o in outcomes if o.step.kind == "export" and o.step.name not in sources]
+    roots = None if options.command in ROOTLESS else options.data_root
+    following = NEXT[options.command] + current.option(options.workspace, roots)
     if options.command == "export" and all(name in unmeasured for name in exported):
         first = exported[0]
         judged = "edgekd ledger" if any(_answered(o) for o in outcomes) else f"edgekd lint {first}"
         following = engine_build.next_command(first, options.build) if first in engines else judged
-        following += _same_place(replace(options, data_root=None))
+        following += current.option(options.workspace)
     if group.world > 1 and options.command == "train":
         following = COMMAND.format(group.local_world) + following.removeprefix("edgekd")
     return following
 
 
-def _same_place(options: ChainOptions) -> str:
-    """The options without which the next command would look elsewhere."""
-    parts = [] if options.workspace == WORKSPACE else ["--workspace", str(options.workspace)]
-    for root in options.data_root or []:
-        parts += ["--data-root", str(root)]
-    return "".join(f" {shlex.quote(part)}" for part in parts)
+def _unchecked(outcomes: list[Outcome]) -> dict[str, str]:
+    """{export: what its family's tool, which was not here when it was made, would need}: a reused file is not held to it later."""
+    made = {o.step.name: o.artifact.metrics for o in outcomes if o.artifact is not None}
+    return {
+        name: str(metrics["tool_check"])
+        for name, metrics in made.items()
+        if "tool_check" in metrics and "tool_build_seconds" not in metrics
+    }
 
 
 def _answered(outcome: Outcome) -> bool:

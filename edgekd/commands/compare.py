@@ -175,4 +175,4 @@ def _print(facts: Mapping[str, Any], place: Path, options: CompareOptions) -> No
     for line in (*words.verdicts(facts), *words.notes(facts)):
         output.say(line)
     output.say(f"written: {place}/compare.md, compare.json, compare.png")
-    output.next_command(f"edgekd run --recipe {options.asked.recipe or facts['name']}")
+    output.next_command(f"edgekd run{options.asked.again()}")

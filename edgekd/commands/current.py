@@ -42,11 +42,11 @@ class Run:
 
 
 def record(workspace: Path, recipe: Recipe, recipe_dir: Path | None, outcomes: Sequence[Outcome]) -> Run:
-    """Make a recipe's artifacts, as far as they are made, the workspace's current run."""
+    """Make a recipe's artifacts, as far as they are made, the workspace's current run; measured otherwise it is the same run."""
     values = recipe.model_dump(mode="json")
     steps = {o.step.name: o.artifact.id for o in outcomes if o.artifact is not None}
     old = _read(workspace, recipe.name)
-    if old is not None and old.recipe == values:
+    if old is not None and {**old.recipe, "bench": None} == {**values, "bench": None}:
         kept = _still_there(Store(workspace), old.steps, steps)
         steps = {step: (kept | steps)[step] for step in [*old.steps, *steps] if step in kept or step in steps}
     run = Run(recipe.name, values, str(recipe_dir.resolve()) if recipe_dir else None, steps)
@@ -79,7 +79,8 @@ def require(workspace: Path, why: str) -> Run:
     """
     run = head(workspace)
     if run is None:
-        raise UsageError(f"workspace {workspace}", "nothing was made here yet", why, "edgekd run --recipe quickstart")
+        hint = f"edgekd run --recipe quickstart{option(workspace)}"
+        raise UsageError(f"workspace {workspace}", "nothing was made here yet", why, hint)
     return run
 
 
@@ -104,9 +105,17 @@ def resolve(workspace: Path, reference: str) -> Artifact:
         raise UsageError(error.where, error.found, error.expected, f"{error.hint}{option(workspace)}") from error
 
 
-def option(workspace: Path) -> str:
-    """What to add to a command that is to act on the same workspace."""
-    return "" if workspace == WORKSPACE else f" --workspace {shlex.quote(str(workspace))}"
+def option(workspace: Path, roots: Sequence[Path] | None = None) -> str:
+    """What to add to a command that is to act on the same workspace.
+
+    Args:
+        workspace: As given.
+        roots: `--data-root`, where the command that is to be typed takes it.
+    """
+    parts = [] if workspace == WORKSPACE else ["--workspace", str(workspace)]
+    for root in roots or ():
+        parts += ["--data-root", str(root)]
+    return "".join(f" {shlex.quote(part)}" for part in parts)
 
 
 def last_run(workspace: Path, recipe: str, command: str) -> Run:
@@ -124,7 +133,7 @@ def last_run(workspace: Path, recipe: str, command: str) -> Run:
     name = recipes.load(find_recipe(recipe), []).name
     run = next((run for run in all_runs(workspace) if run.name == name), None)
     if run is None:
-        hint = f"edgekd {command} --recipe {shlex.quote(recipe)}"
+        hint = f"edgekd {command} --recipe {shlex.quote(recipe)}{option(workspace)}"
         raise UsageError(f"--recipe {recipe}", f"{name} was not run in {workspace}", "a run", hint)
     return run
 

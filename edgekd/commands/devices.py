@@ -68,9 +68,10 @@ def show(name: str, json: bool) -> None:
     """
     device = profiles.device(name, "NAME")
     facts = device.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude={"reference"})
-    following = f"edgekd doctor --device {name}" if device.host else f"edgekd bench --device {name}"
+    typed = shlex.quote(name)  # it may be a file
+    following = f"edgekd doctor --device {typed}" if device.host else f"edgekd bench --device {typed}"
     if device.transport == "ssh" and not device.host:
-        following = f"edgekd devices add NAME --host user@board --profile {name}"
+        following = f"edgekd devices add NAME --host user@board --profile {typed}"
     if json:
         file = str(boards.path_of(name)) if device.host else None
         output.print_json({"device": facts, "file": file, "next": following})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgekd import trtcheck
-from edgekd.commands import engine_build, output
+from edgekd.commands import current, engine_build, output
 from edgekd.commands.chain import data_roots
 from edgekd.errors import MissingTool
 from edgekd.fit.resolve import resolve
@@ -67,7 +67,7 @@ def doctor(workspace: Path, roots: list[Path], json: bool) -> None:
     output.print_table(("what", "", "found", "to mend"), [(f.what, f.state, f.found, f.fix) for f in findings])
     if error is not None:
         raise error
-    output.next_command("edgekd run --recipe quickstart")
+    output.next_command(f"edgekd run --recipe quickstart{current.option(workspace)}")
 
 
 def _missing(findings: list[Finding]) -> MissingTool | None:

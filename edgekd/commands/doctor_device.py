@@ -65,6 +65,10 @@ def _itself(device: Device, told: Mapping[str, Any]) -> Iterator[Finding]:
         fix = "edgekd devices add NAME --host ... --profile the right one"
         yield Finding("profile", "warn", f"{found} by its device tree", fix)
     yield Finding("processor", "ok", f"{machine['cpu']}, {machine['cores']} cores usable")
+    if (gpu := told.get("gpu")) is not None:
+        yield Finding("gpu", "ok", f"{gpu['gpu']}, compute capability {gpu['capability']}, driver {gpu['driver']}")
+    elif "tensorrt" in device.runtimes:
+        yield Finding("gpu", "warn", "no NVIDIA driver answers", "nvidia-smi; on a Jetson: cat /etc/nv_tegra_release")
     if told["emulated"]:
         yield Finding("emulated", "warn", f"{told['emulated']}: correctness only, its times are no latencies")
 

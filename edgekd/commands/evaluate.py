@@ -91,7 +91,7 @@ def _with_predictions(workspace: Path, reference: str | None) -> Artifact:
                 artifact.id,
                 "holds no predictions",
                 "a teacher, student, graph, quantized or bench artifact",
-                "edgekd artifacts ls",
+                f"edgekd artifacts ls{current.option(workspace)}",
             )
         return artifact
     run = current.require(workspace, "a finished run, or the name of an artifact")
@@ -101,7 +101,7 @@ def _with_predictions(workspace: Path, reference: str | None) -> Artifact:
             f"workspace {workspace}",
             "the current run has no predictions yet",
             "a trained teacher or student",
-            "edgekd run",
+            f"edgekd run{current.option(workspace)}",
         )
     return found[-1]
 

@@ -22,6 +22,7 @@ from edgekd.profiles import Device, Target
 from edgekd.recipe import Recipe
 from edgekd.runner.state import usable_cores
 from edgekd.stages.bench_turns import Entry, measure
+from edgekd.targets import fits
 from edgekd.tools import engines, place
 
 ALL = "all"
@@ -98,7 +99,8 @@ def refuse(files: Sequence[str] | None, rival: str | None, targets: Sequence[str
 def choose(device: Device) -> tuple[list[Target], list[Left]]:
     """The targets that a device's runtimes can run, float32 before int8; and those that lack a tool here."""
     wanted, left = [], []
-    able = [target for target in profiles.targets().values() if set(target.runtimes) & set(device.runtimes)]
+    every = profiles.targets().values()
+    able = [t for t in every if any(name in t.runtimes and fits(device, name, t) for name in device.runtimes)]
     able = [target for target in able if profiles.precision(target.scheme) in PRECISIONS]
     for target in sorted(able, key=lambda one: (_runtime(one, device), profiles.precision(one.scheme))):
         where = f"export/{target.name}"

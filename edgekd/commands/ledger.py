@@ -44,9 +44,8 @@ def ledger(options: LedgerOptions) -> None:
     recipe, artifacts = _chosen(options)
     rows = books.ledger(artifacts, recipe.gate)
     if not rows:
-        raise UsageError(
-            f"recipe {recipe.name}", "nothing was evaluated on test yet", "a teacher or a student", "edgekd run"
-        )
+        hint = f"edgekd run{current.option(options.workspace, options.data_root)}"
+        raise UsageError(f"recipe {recipe.name}", "nothing was evaluated on test yet", "a teacher or a student", hint)
     gate = None if recipe.gate is None else recipe.gate.model_dump(exclude_none=True)
     facts = {
         "recipe": recipe.name,
@@ -63,7 +62,7 @@ def ledger(options: LedgerOptions) -> None:
     _print(recipe, rows)
     if missed is not None:
         raise missed
-    output.next_command("edgekd report")
+    output.next_command(f"edgekd report{current.option(options.workspace)}")
 
 
 def _chosen(options: LedgerOptions) -> tuple[Recipe, Mapping[str, Artifact]]:

@@ -95,7 +95,16 @@ def _link(artifact: Artifact) -> dict[str, Any]:
         "edgekd": manifest.get("versions", {}).get("edgekd", ""),
         "commit": manifest.get("source", {}).get("commit", ""),
         "host": " ".join(str(host[name]) for name in ("system", "machine", "processor") if host.get(name)),
+        "board": _board(manifest),
     }
+
+
+def _board(manifest: Mapping[str, Any]) -> str:
+    """What a figure was measured on, where that is another machine than the one that asked for it."""
+    there: Mapping[str, Any] = manifest.get("environment", {})
+    if manifest.get("params", {}).get("transport", "local") == "local":
+        return ""
+    return f"{there.get('board') or there.get('chip', '')}{', emulated' if there.get('emulated') else ''}"
 
 
 def _counts(found: Chain) -> dict[str, int]:
@@ -117,7 +126,8 @@ def _print(links: Sequence[Mapping[str, Any]]) -> None:
         made = f"{link['edgekd']} {link['commit'][:8]}".strip()
         hashes = (link["key"][:SHOWN], link["digest"][:SHOWN])
         name = link["id"].rpartition("/")[2]
-        rows.append((indent + link["step"], name, *hashes, link["sealed_at"][:16], made, link["host"]))
+        host = f"{link['board']}; from {link['host']}" if link["board"] else link["host"]
+        rows.append((indent + link["step"], name, *hashes, link["sealed_at"][:16], made, host))
     output.print_table(("step", "artifact", "key", "digest", "made (UTC)", "edgekd", "host"), rows)
 
 

@@ -28,7 +28,17 @@ def formats(json: bool) -> None:
         for t in profiles.targets().values()
     ]
     columns = ("target", "family", "scheme", "runs in", "needs", "export here", "measure here", "what it is")
-    _print("formats", columns, rows, json, "edgekd export --format onnx-int8")
+    following = "edgekd export --format onnx-int8"
+    if json:
+        _print("formats", columns, rows, json, following)
+        return
+    groups, whole = _grouped(rows), columns[:1]  # a name is typed: it stands on one line
+    usable = [(row[0], row[2], *row[5:7]) for row in groups]
+    output.print_table(("target", "scheme", *columns[5:7]), usable, whole=whole)
+    output.say("")
+    about = [(row[0], _about(row)) for row in groups]
+    output.print_table(("target", "what it is, and what it needs"), about, whole=whole)
+    output.next_command(following)
 
 
 def models(json: bool) -> None:
@@ -56,6 +66,26 @@ def distillers(json: bool) -> None:
         json,
         "edgekd distill --set distill.use=kd",
     )
+
+
+def _grouped(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The sizes or chips of one target in one row, where all but what it is says the same: `ethos-u55-{32,64,128,256}`."""
+    found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for row in rows:
+        found.setdefault((row[0].rpartition("-")[0] or row[0], *row[1:-1]), []).append(row)
+    return [group[0] if len(group) == 1 else _row(stem[0], group) for stem, group in found.items()]
+
+
+def _row(stem: str, group: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    sizes = sorted((row[0].rpartition("-")[2] for row in group), key=lambda size: (len(size), size))
+    words = [row[-1].split() for row in group]
+    shared = " ".join(same[0] if len(set(same)) == 1 else "..." for same in zip(*words, strict=False))
+    return (f"{stem}-{{{','.join(sizes)}}}", *group[0][1:-1], shared)
+
+
+def _about(row: tuple[str, ...]) -> str:
+    name, family = row[:2]
+    return f"{row[7]}; needs {row[4]}" + ("" if name.startswith(family) else f"; family {family}")
 
 
 def _needs(target: Target) -> str:

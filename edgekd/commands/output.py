@@ -47,15 +47,17 @@ def say_error(error: EdgekdError) -> None:
         typer.echo(line if len(line) <= LINE else line[:LINE] + "...", err=True)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:
-    """A plain table; columns named in `right` are aligned to the right."""
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = (), whole: Sequence[str] = ()
+) -> None:
+    """A plain table; columns named in `right` are aligned to the right, cells of those in `whole` stay on one line."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in whole)
     for row in rows:
         table.add_row(*(Text(harmless(str(cell))) for cell in row))
     console = Console()

@@ -37,7 +37,7 @@ def predict(paths: Sequence[Path], reference: str | None, top: int, workspace: P
         return
     rows = [(file, ", ".join(f"{c['class']} {100 * c['probability']:.1f} %" for c in best)) for file, best in results]
     output.print_table(("image", f"classes ({artifact.id})"), rows)
-    output.next_command("edgekd eval")
+    output.next_command(f"edgekd eval{current.option(workspace)}")
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -54,17 +54,18 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _exported(workspace: Path, reference: str | None) -> Artifact:
+    place = current.option(workspace)
     if reference is not None:
         artifact = current.resolve(workspace, reference)
         if not (artifact.path / "model.onnx").is_file():
-            raise UsageError(
-                artifact.id, "holds no model.onnx", "an export, quantized or graph artifact", "edgekd artifacts ls"
-            )
+            wanted = "an export, quantized or graph artifact"
+            raise UsageError(artifact.id, "holds no model.onnx", wanted, f"edgekd artifacts ls{place}")
         return artifact
     run = current.require(workspace, "an exported model")
     exports = [a for step, a in current.artifacts(workspace, run).items() if step.startswith("export/")]
     if not exports:
-        raise UsageError(f"workspace {workspace}", "the current run has exported nothing", "an export", "edgekd export")
+        found = "the current run has exported nothing"
+        raise UsageError(f"workspace {workspace}", found, "an export", f"edgekd export{place}")
     return exports[-1]
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json as jsonlib
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 import yaml
 
 from edgekd import recipe as recipe_module
 from edgekd import registry
-from edgekd.commands import output
+from edgekd.commands import WORKSPACE, current, output
 from edgekd.commands.chain import data_roots, weight_caches
 from edgekd.commands.find_recipe import find_recipe, shipped_recipes
 from edgekd.console import Console
@@ -20,6 +22,9 @@ from edgekd.keys import Settings, prepare
 from edgekd.pipeline import check_all, steps_of
 from edgekd.recipe import Recipe
 from edgekd.runner.state import usable_cores
+
+if TYPE_CHECKING:
+    from edgekd.data.base import DataSource
 
 SECTIONS = {"data": "data", "distill": "distillers", "quantize": "quantizers"}
 PLUGIN_SECTIONS = {"Data": "data", "Distill": "distillers", "Quantize": "quantizers"}
@@ -48,7 +53,7 @@ def show(name: str, overrides: list[str], json: bool) -> None:
         output.print_json({"recipe": values})
     else:
         output.say(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip())
-        output.next_command(f"edgekd run --recipe {name} --dry-run")
+        output.next_command(_dry(name, overrides))
 
 
 def validate(name: str, overrides: list[str], deep: bool, roots: list[Path], json: bool) -> None:
@@ -64,7 +69,7 @@ def validate(name: str, overrides: list[str], deep: bool, roots: list[Path], jso
     output.say(
         f"{path}: valid{' (networks, taps and data too)' if deep else ''}; steps: {', '.join(s.name for s in steps)}"
     )
-    output.next_command(f"edgekd run --recipe {name} --dry-run")
+    output.next_command(_dry(name, overrides, roots))
 
 
 def schema() -> None:
@@ -88,7 +93,12 @@ def cp(name: str, to: Path) -> None:
         raise UsageError(str(to), "exists already", "a new file", f"edgekd recipes cp {name} my_recipe.yaml")
     to.write_bytes(source.read_bytes())
     output.say(f"copied {source.name} to {to}")
-    output.next_command(f"edgekd run --recipe {to} --dry-run")
+    output.next_command(_dry(str(to)))
+
+
+def _dry(recipe: str, overrides: Sequence[str] = (), roots: Sequence[Path] = ()) -> str:
+    sets = "".join(f" --set {shlex.quote(value)}" for value in overrides)
+    return f"edgekd run --recipe {shlex.quote(recipe)}{sets} --dry-run{current.option(WORKSPACE, roots)}"
 
 
 def _merge(properties: dict[str, Any], name: str, entry: dict[str, Any]) -> None:
@@ -113,7 +123,9 @@ def _deep(recipe: Recipe, path: Path, roots: list[Path]) -> None:
         weight_caches=weight_caches(),
     )
     with recipe.placed():
-        check_all([prepare(step, settings) for step in steps_of(recipe)], {}, settings)
+        shape = cast("DataSource", registry.construct("data", recipe.data.use, recipe.data.args)).expected
+        size = None if shape is None else (shape.height, shape.width)
+        check_all([prepare(step, settings) for step in steps_of(recipe)], {}, settings, size)
 
 
 def _summary(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def report(workspace: Path, folder: Path | None, json: bool) -> None:
         return
     page.print_table()
     output.say(f"report: {page.html}")
-    output.next_command(f"python -m webbrowser {page.html}")
+    output.next_command(f"python -m webbrowser {shlex.quote(str(page.html))}")
 
 
 def write_report(workspace: Path, folder: Path | None) -> Page:

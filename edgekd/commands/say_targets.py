@@ -27,7 +27,8 @@ def say_targets(
         The `export/...` steps of targets that the recipe's device cannot run.
 
     Raises:
-        MissingTool: `bench` would measure nothing.
+        EngineMismatch: `bench` would measure nothing: the file is for another chip than the device's.
+        MissingTool: `bench` would measure nothing for another reason.
     """
     if command not in ("export", "bench", "run"):
         return []
@@ -42,6 +43,7 @@ def say_targets(
     left = {name: reason for name in exported if (reason := targets.unmeasured(recipe, kinds[name]))}
     if command == "bench" and left and len(left) == len(exported):
         name, reason = next(iter(left.items()))
+        targets.require_chip(recipe, kinds[name])
         raise targets.not_here("bench", name, reason)
     if command != "export":
         for name, reason in left.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,8 @@ def sensitivity(options: SensitivityOptions) -> None:
 
     write_whole(folder / PICTURE, sensitivity_plot.png(facts))
     write_whole(folder / TABLE, json.dumps(facts, indent=1, ensure_ascii=False).encode())
-    remedy = "qat.epochs=N" if "qat" in made else "quantize.use=mixed"  # mixed has no use for trained ranges
+    # mixed has no use for trained ranges
+    remedy = "qat.epochs=N" if "qat" in made else _mixed(_params(recipe, options.scheme), made)
     following = f"edgekd quantize --set {remedy}{current.option(options.workspace)}"
     if options.json:
         output.print_json({**facts, "picture": str(folder / PICTURE), "next": following})
@@ -162,6 +164,19 @@ def _draft(
     ranges = quantize.trained_ranges(made.get("qat"), params.scheme, console)
     batches = quantize.batches(arrays.images("train").images, rows_used, norm)
     return quantizer.draft(made["graph"].path / "model.onnx", batches, params.scheme, judge, ranges), judge
+
+
+def _mixed(params: QuantizeParams, made: Mapping[str, Artifact]) -> str:
+    """The step that keeps layers in float, with a larger budget where so few images would refuse its own."""
+    from edgekd.data import roles
+    from edgekd.quantizers import judged
+    from edgekd.quantizers.mixed import Mixed
+    from edgekd.stages import judge as judging
+
+    rows = roles.split(made["data"], params.roles).rows
+    finest = judged.finest_pp(judging.count(len(rows["val"]), len(rows["train"]), params.images) or 1)
+    budget = f" --set quantize.max_drop_pp={math.ceil(10 * finest) / 10:g}" if finest > Mixed().max_drop_pp else ""
+    return f"quantize.use=mixed{budget}"
 
 
 def _print(facts: Mapping[str, Any], folder: Path, following: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,13 @@ class Asked:
             recipe, folder = recipes.from_dict(found.recipe, f"recipe {found.name}", overrides), found.folder  # type: ignore[assignment]
         roots, threads = data_roots(self.data_root), self.threads or usable_cores() or 1
         return recipe, Settings(self.workspace, roots, folder, console, threads, weight_caches=weight_caches())
+
+    def again(self, values: Sequence[str] = ()) -> str:
+        """What to add to a command that is to take the same recipe, in the same workspace, with more `--set` values."""
+        parts = [] if self.recipe is None else ["--recipe", self.recipe]
+        for value in (*(self.overrides or ()), *values):
+            parts += ["--set", value]
+        return "".join(f" {shlex.quote(part)}" for part in parts) + current.option(self.workspace, self.data_root)
 
 
 @dataclass

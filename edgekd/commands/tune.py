@@ -223,4 +223,4 @@ def _print(options: TuneOptions, base: Recipe, tried: Sequence[Tried], best: Tri
     for note in notes:
         output.say(note)
     output.say(f"best: trial {best.number + 1}, {best.val_percent:.2f} % of the validation images: {line}")
-    output.next_command(f"edgekd distill --recipe {options.asked.recipe or base.name} {line}")
+    output.next_command(f"edgekd distill{options.asked.again(best.values)}")

@@ -55,6 +55,7 @@ class Exporter(ABC):
         engine: The runner's engine that answers for its files.
         provider: What that engine is asked to run on.
         needs: Tools without which it can make nothing; each must be installed.
+        chip_named_by: The argument that says for which one chip its files are; empty: they run wherever their runtime does.
         most_test: How many test images it answers, spread evenly, where all would take too long; None: all.
         found: Figures of the last export, by metric name.
     """
@@ -65,6 +66,7 @@ class Exporter(ABC):
     engine: ClassVar[str] = ""
     provider: ClassVar[str] = "cpu"
     needs: ClassVar[tuple[str, ...]] = ()
+    chip_named_by: ClassVar[str] = ""
     most_test: int | None = None
     found: dict[str, Any]
 

@@ -6,26 +6,23 @@ scale a tensor, int8 weights with one scale a channel; input and output stay flo
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from edgekd.artifact import Artifact
-from edgekd.errors import StageFailed
 from edgekd.exporters import payload
 from edgekd.exporters.base import Exporter, Work
 from edgekd.params import ExportParams
-from edgekd.tools.env import run_worker
 
-MODEL = "model.pte"
+MODEL, PLACEMENT, DELEGATE = "model.pte", "placement.json", "XNNPACK"
 
 
 class ExecuTorch(Exporter):
-    """One `model.pte`, batch 1, float32 in and out."""
+    """One `model.pte`, batch 1, float32 in and out; `placement.json`: which operators XNNPACK has, and which it left to slower kernels."""
 
-    VERSION = 1
-    files = (MODEL, *payload.FILES)
+    VERSION = 2  # 2: placement.json beside it; the same model.pte
+    files = (MODEL, *payload.FILES, PLACEMENT)
     answers = "own"
     engine = "executorch"
     needs = ("executorch",)
@@ -38,25 +35,20 @@ class ExecuTorch(Exporter):
         """Let the tool quantize and lower; operators that XNNPACK does not take are named."""
         assert work is not None  # its target names a tool
         facts = payload.read_facts(source, target, scheme="none")
-        job = {
-            "program": source.path / "program.pt2",
-            "golden": source.path / "golden.npz",
-            "calibration": source.path / "calibration.npz",
-            "model": out / MODEL,
-            "mean": list(work.norm[0]),
-            "std": list(work.norm[1]),
-            "precision": self.precision,
-            "bias_correction": self.bias_correction,
-        }
-        said = run_worker("executorch", job, out, where=work.where, console=work.console, threads=work.threads)
-        if "refused" in said:
-            hint = "edgekd tools doctor executorch"
-            raise StageFailed(work.where, str(said["refused"]), "the program's golden answers", hint)
+        own = {"precision": self.precision, "bias_correction": self.bias_correction}
+        said = payload.convert("executorch", source, out / MODEL, work, own, "edgekd tools doctor executorch")
         left = ", ".join(f"{count} {name}" for name, count in said["left"].items()) or "none"
+        rows = said["placement"]
+        record = {"kind": "ExecuTorch's plan in the file", "delegates": said["delegates"], "layers": rows}
+        (out / PLACEMENT).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        fallen = [f"{row['operator']} ({row['name']})" for row in rows if row["place"] != DELEGATE]
+        taken = len(rows) - len(fallen)
         self.found = {"xnnpack_delegates": said["delegates"], "operators_outside": left}
+        self.found |= {"xnnpack_coverage": taken / len(rows) if rows else 0.0, "n_xnnpack_operators": taken}
+        self.found |= {"n_other_operators": len(fallen), "fell_back": ", ".join(fallen)}
         self.found["program_error_to_range"] = said["program_error_to_range"]
-        work.console.log(f"{work.where}: XNNPACK takes it in {said['delegates']} pieces; outside of them: {left}")
+        share = f"{taken} of {len(rows)} operators in XNNPACK ({said['delegates']} pieces)"
+        work.console.log(f"{work.where}: {share}; outside of it: {left}")
         payload.write_facts(out, facts, target, MODEL)
-        images = payload.golden_images(source)
-        payload.write_golden(out, images, self.answer(out / MODEL, images, np.arange(len(images)), "executorch", work))
+        payload.answer_golden(self.answer, source, out / MODEL, "executorch", work)
         return out / MODEL

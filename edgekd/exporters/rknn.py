@@ -50,6 +50,7 @@ class RKNN(Exporter):
     engine = "rknn"
     provider = "NPU"
     needs = ("rknn",)
+    chip_named_by = "platform"
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekd.errors import IntegrityError
@@ -36,11 +36,13 @@ COMMANDS = {  # step -> the command that makes it, in the order of the chain
     "qat": "edgekd quantize",
     "graph": "edgekd export",
     "quantized": "edgekd quantize",
+    "program": "edgekd export",
     "export": "edgekd export",
     "bench": "edgekd bench",
 }
 
-OPTIONAL = ("views", "qat")  # a teacher may look on live, and a student may be rounded after its training
+# A teacher may look on live, a student may be rounded after its training, and few targets are made from a torch program.
+OPTIONAL = ("views", "qat", "program")
 
 
 def gather(
@@ -132,7 +134,7 @@ def _row(name: str, folders: Mapping[str, Folder], answers: Mapping[str, Answers
         val_top1_percent=None if val is None else Number(value=val, n=metrics.get("n_val")),
         val_seen_in_training=folder.params.get("trained_on") == "train+val",
         drop=drop,
-        file_bytes=metrics.get("file_bytes") or folder.size("model.onnx", "weights.safetensors"),
+        file_bytes=_bytes(folder, folders.values()),
         parameters=metrics.get("parameters", model.get("parameters")),
         macs=metrics.get("macs", model.get("macs")),
         latency_p50_ms=bench.p50_ms if bench else None,
@@ -142,9 +144,17 @@ def _row(name: str, folders: Mapping[str, Folder], answers: Mapping[str, Answers
     )
 
 
+def _bytes(folder: Folder, folders: Iterable[Folder]) -> int | None:
+    """Of a step's network; of a file whose weights lie beside it, and of what is measured of that one, with these."""
+    own = folder.metrics.get("file_bytes") or folder.size("model.onnx", "weights.safetensors")
+    beside = [one.metrics.get("weights_bytes", 0) for one in folders if one is folder or folder.made_from(one)]
+    return own and int(own + sum(beside))
+
+
 def _previous(name: str, folders: Mapping[str, Folder], answers: Mapping[str, Answers]) -> str | None:
     """The nearest step upstream that was evaluated; a student's teacher counts, data does not."""
-    made_from = [other for other in folders if _rank(other) < _rank(name) and folders[name].made_from(folders[other])]
+    upstream = [other for other in folders if other != name and _rank(other) <= _rank(name)]  # one export from another
+    made_from = [other for other in upstream if folders[name].made_from(folders[other])]
     parents = [other for other in made_from if _kind(other) != "data"]
     if not parents:
         return None
@@ -188,6 +198,8 @@ def _what(name: str, folder: Folder, model: Mapping[str, Any]) -> str:
         return f"{network} trained on, rounded as its {params.get('scheme', 'int8')} file will be"
     if kind == "graph":
         return f"{network} as fp32 ONNX, opset {model.get('opset', params.get('opset', '?'))}"
+    if kind == "program":
+        return f"{network} as torch.export program"
     if kind == "quantized":
         return f"{network} as {rest}{_calibration(folder)}"
     if kind == "bench":

@@ -1,4 +1,4 @@
-"""Where an NPU's compiler placed a network's operators, and what it estimates: read from an export's metrics and `placement.json`.
+"""Where a tool chain's compiler placed a network's operators, and what it estimates: read from an export's metrics and `placement.json`.
 
 None of these figures was measured: each says who gives it, and none stands in a chart of latencies.
 """
@@ -12,23 +12,27 @@ from edgekd.report.folder import Folder
 from edgekd.report.schema import Operator, Placed
 from edgekd.report.words import NONE
 
-TITLE = "NPU targets: where the compiler places the operators; time and memory are estimates of it, not measured"
-COLUMNS = ("target", "on the NPU", "falls back", "estimated ms", "cycles", "MHz", "SRAM KiB", "flash, DRAM KiB", "as")
+TITLE = "placement: where a target's compiler puts the operators; time and memory are estimates of it, not measured"
+UNITS = {"npu": "NPU", "xnnpack": "XNNPACK"}  # as the metrics name what takes the operators -> as `placement.json` does
+COLUMNS = ("target", "taken", "falls back", "estimated ms", "cycles", "MHz", "SRAM KiB", "flash, DRAM KiB", "as")
 NUMERIC = COLUMNS[1:2] + COLUMNS[3:8]
 
 
 def placed(name: str, folder: Folder) -> Placed | None:
-    """The placement of an export; None where no NPU's compiler made it."""
+    """The placement of an export; None where its compiler places nothing."""
     metrics, told = folder.metrics, folder.json("placement.json") or {}
-    if metrics.get("npu_coverage") is None:
+    own = next((key for key in UNITS if metrics.get(f"{key}_coverage") is not None), None)
+    if own is None:
         return None
+    rest = metrics.get("n_cpu_operators", metrics.get("n_other_operators", 0))
     layers = told.get("layers") or []
     return Placed(
         step=name,
         kind=str(told.get("kind") or "the compiler's count"),
-        coverage_percent=100 * float(metrics["npu_coverage"]),
-        npu_operators=int(metrics.get("n_npu_operators", 0)),
-        cpu_operators=int(metrics.get("n_cpu_operators", 0)),
+        unit=UNITS[own],
+        coverage_percent=100 * float(metrics[f"{own}_coverage"]),
+        npu_operators=int(metrics.get(f"n_{own}_operators", 0)),
+        cpu_operators=int(rest),
         fell_back=str(metrics.get("fell_back") or ""),
         estimated_ms=metrics.get("estimated_inference_ms"),
         cycles=metrics.get("estimated_cycles"),
@@ -45,7 +49,7 @@ def cells(row: Placed) -> tuple[str, ...]:
     """One target in the order of COLUMNS."""
     return (
         row.step,
-        f"{row.npu_operators} of {row.npu_operators + row.cpu_operators} ({row.coverage_percent:.1f} %)",
+        f"{row.npu_operators} of {row.npu_operators + row.cpu_operators} by {row.unit} ({row.coverage_percent:.1f} %)",
         row.fell_back or ("not named" if row.cpu_operators else "none"),
         NONE if row.estimated_ms is None else f"{row.estimated_ms:.3f}",
         NONE if row.cycles is None else f"{row.cycles:,}",

@@ -297,17 +297,21 @@ class Operator(Fact):
 
 
 class Placed(Fact):
-    """What an NPU's compiler says of a target; nothing in here was measured.
+    """What a target's compiler says of it; nothing in here was measured.
 
     Attributes:
         kind: Who says so.
-        fell_back: Operators on the CPU, by name.
+        unit: What takes the operators: the NPU, or a library for the CPU.
+        npu_operators: Taken by it.
+        cpu_operators: Left to the CPU, or to slower kernels of it.
+        fell_back: Those, by name.
         settings: The configuration that an estimate holds for.
         note: What the accuracy of the target rests on.
     """
 
     step: str
     kind: str
+    unit: str = "NPU"
     coverage_percent: float
     npu_operators: int
     cpu_operators: int

@@ -126,6 +126,8 @@ def notes(facts: Facts) -> list[str]:
         lines.append(f"{bench.step}: {figures}{words.state(bench)}")
         if bench.power is not None:
             lines.append(f"{bench.step}: {words.energy(bench)}")
+    lines += filter(None, [words.one_start(facts)])
+    lines += words.no_gain(facts)
     lowest = min(
         (row for row in (facts.shipped.recall if facts.shipped else ()) if row.percent is not None),
         key=lambda row: row.percent or 0.0,

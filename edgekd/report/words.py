@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from edgekd import profiles
 from edgekd.report.schema import Drop, Facts, Latency, Number, StageRow
 
 NONE = "–"
 UNREAL = ("emulated", "simulator", "estimated")  # kinds whose times are no latencies
 MINUS = "−"
+ONE_START = "latency intervals: of one start of the runner; another may lie outside; over several: edgekd bench A B"
 
 
 def percent(number: Number | None) -> str:
@@ -80,12 +82,36 @@ def headline(facts: Facts) -> str:
 
 
 def speed(bench: Latency) -> str:
-    """`p50 0.812 ms, p90 0.930 ms on cpu (n=10,000 runs)`."""
+    """`p50 0.812 ms, p90 0.930 ms on cpu (n=10,000 runs)`, and what its profile must be called."""
     parts = [
         f"{name} {milliseconds(value)} ms" for name, value in (("p50", bench.p50_ms), ("p90", bench.p90_ms)) if value
     ]
     n = bench.p50_ms.n if bench.p50_ms is not None else None
-    return f"{', '.join(parts)} on {bench.device}" + (f" (n={count(n)} runs)" if n is not None else "")
+    called = dict(bench.machine).get("label")
+    runs = (f" (n={count(n)} runs)" if n is not None else "") + (f", {called}" if called else "")
+    return f"{', '.join(parts)} on {bench.device}{runs}"
+
+
+def one_start(facts: Facts) -> str:
+    """What the interval of a latency that was measured alone does not say; empty where there is none."""
+    return ONE_START if any(bench.p50_ms and bench.p50_ms.low is not None for bench in facts.latency) else ""
+
+
+def no_gain(facts: Facts) -> list[str]:
+    """Of each int8 file whose interval is not below that of the float file beside it: so, and what to choose."""
+    known = profiles.targets()
+    timed = [(known[b.target], b, b.p50_ms) for b in facts.latency if b.p50_ms is not None and b.target in known]
+    said = []
+    for small, bench, its in timed:
+        for whole, other, theirs in timed:
+            same = (whole.family, other.device, whole.scheme) == (small.family, bench.device, "none")
+            if not same or profiles.precision(small.scheme) != "int8" or _above(theirs) > _below(its):
+                continue
+            said.append(
+                f"{bench.step} is not shown to be faster than {other.step}: ship {whole.name}, or {small.name} for its "
+                f"size alone; in turn: edgekd bench {whole.name} {small.name}"
+            )
+    return said
 
 
 def void(bench: Latency) -> str:
@@ -137,6 +163,16 @@ def missing(facts: Facts, *kinds: str) -> str:
 
 def _n(row: StageRow) -> int | None:
     return row.top1_percent.n if row.top1_percent is not None else None
+
+
+def _above(number: Number) -> float:
+    """Its lower end: what it is at the least."""
+    return number.value if number.low is None else number.low
+
+
+def _below(number: Number) -> float:
+    """Its upper end."""
+    return number.value if number.high is None else number.high
 
 
 def _interval(number: Number, form: str) -> str:

@@ -1,10 +1,12 @@
 """`python3 runner.pyz COMMAND`: stdout gets lines of JSON, an error is one line of JSON on stderr.
 
     selftest BUNDLE               every file, the engine, the golden images
-    bench BUNDLE OUT [--turns]    latency, throughput and accuracy; again with the same OUT goes on where it was cut short
+    bench BUNDLE OUT [--turns] [--tell]  latency, throughput and accuracy; again with the same OUT goes on where it was cut short
     predict BUNDLE IMAGE...       a line for each image or image of a folder
     serve-stdin BUNDLE            a line for each request on stdin
     probe                         what this machine is and has
+
+Without BUNDLE it is the folder that runner.pyz lies in; OUT is then, unless given, a folder beside it.
 
 Exit codes: 0 ok; 2 usage; 3 a check of the result failed; 4 measurement void; 5 runtime missing; 6 integrity; 7 the run could
 not finish; 8 an engine of another machine; 130 interrupted.
@@ -41,7 +43,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing."""
-        raise RunnerError(USAGE, "runner", message, "one of: " + ", ".join(COMMANDS), "runner.pyz --help")
+        usage = " ".join(self.format_usage().split()[1:])
+        raise RunnerError(USAGE, self.prog, message, usage, self.prog.replace("runner", "runner.pyz", 1) + " --help")
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -50,7 +53,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     before = {name: signal.signal(getattr(signal, name), _stop) for name in STOPS if hasattr(signal, name)}
     try:
-        _run(_parsed(arguments))
+        _run(_parsed(_here(sys.argv[1:] if arguments is None else arguments)))
         return 0
     except RunnerError as error:
         failure = error
@@ -74,7 +77,19 @@ def _stop(number: int, frame: Any) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def _parsed(arguments: Optional[List[str]]) -> argparse.Namespace:
+def _here(words: List[str]) -> List[str]:
+    """The command line with what it leaves out, when the runner itself lies in a bundle and no word names another."""
+    folder = Path(sys.argv[0]).resolve().parent
+    given = [word for i, word in enumerate(words[1:]) if not word.startswith("-") and words[i] != "--public-key"]
+    if not words or words[0] not in COMMANDS or words[0] == "probe" or not (folder / "bundle.json").is_file():
+        return words
+    if given and (Path(given[0]) / "bundle.json").is_file():
+        return words
+    out = [str(folder) + "-result"] if words[0] == "bench" and not given else []
+    return [words[0], str(folder), *out, *words[1:]]
+
+
+def _parsed(arguments: List[str]) -> argparse.Namespace:
     parser = Parser(prog="runner", description="Check, measure and use one model on this machine.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, text in COMMANDS.items():
@@ -88,6 +103,7 @@ def _parsed(arguments: Optional[List[str]]) -> argparse.Namespace:
             command.add_argument(
                 "--turns", action="store_true", help="measure when stdin says `step N`, until `finish`"
             )
+            command.add_argument("--tell", action="store_true", help="say on stderr what a run that is cut short keeps")
         if name == "predict":
             command.add_argument("image", type=Path, nargs="+", help="image, or folder of images")
     chosen = parser.parse_args(arguments)
@@ -119,7 +135,10 @@ def _run(chosen: argparse.Namespace) -> None:
         predict.serve(bundle, _stdin(), _say)
     else:
         out = _outside(chosen.out, chosen.bundle)
-        result = turns.bench(bundle, out, _stdin(), sys.stdout) if chosen.turns else bench.bench(bundle, out)
+        if chosen.turns:
+            result = turns.bench(bundle, out, _stdin(), sys.stdout)
+        else:
+            result = bench.bench(bundle, out, chosen.tell)
         if result is not None:
             _say({"verdict": result["verdict"], "kind": result["kind"], "result": str(out / "result.json")})
 

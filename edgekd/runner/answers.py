@@ -93,6 +93,7 @@ def _logits(model: Loaded, tests: Data, kept: Partial) -> npt.NDArray[np.float32
     """Logits float32 [n, classes] of all rows; new ones are kept every PIECE_S seconds, and when the run is cut short."""
     classes, size = len(model.bundle.labels), _batch(model, tests)
     done = kept.answers(classes)[: len(tests.rows)]
+    kept.say(len(done), len(tests.rows))
     fresh: List[npt.NDArray[np.float32]] = []
     pieces, first, count, begun = [done], len(done), len(done), time.monotonic()
     try:
@@ -106,6 +107,7 @@ def _logits(model: Loaded, tests: Data, kept: Partial) -> npt.NDArray[np.float32
             count += len(part)
             if time.monotonic() - begun >= PIECE_S and count < len(tests.rows):
                 pieces.append(_keep(kept, first, fresh))
+                kept.say(count, len(tests.rows))
                 fresh, first, begun = [], count, time.monotonic()
     finally:
         if fresh and count < len(tests.rows):

@@ -30,10 +30,11 @@ OWN_LOOP = "timed in the engine's own loop: preprocessing and postprocessing lie
 OWN_POWER = "the engine's own loop loads the model too: what it drew is not that of the queries alone"
 
 
-def bench(bundle: Bundle, out: Path) -> Dict[str, Any]:
+def bench(bundle: Bundle, out: Path, tells: bool = False) -> Dict[str, Any]:
     """Verify, load, check, measure, answer the test images; the result, also written to `out`.
 
-    Run again after it was cut short, it measures no finished latency again and answers only the images that are left.
+    Run again after it was cut short, it measures no finished latency again and answers only the images that are left; `tells`: it says
+    on stderr what is kept for that.
 
     Raises:
         RunnerError: 2 to 8, as `edgekd.runner.failure` names them. A void result is written all the same.
@@ -41,9 +42,10 @@ def bench(bundle: Bundle, out: Path) -> Dict[str, Any]:
     profile = profile_of(bundle)
     model = loaded.load(bundle)
     tests = answers.data(model)
-    kept = Partial(out, identity(model))
+    kept = Partial(out, identity(model), tells)
     if kept.finished is not None:
         note("{} holds this result already; another folder measures again".format(out))
+        kept.say(len(tests.rows), len(tests.rows))
         return kept.finished
     if kept.note:
         note(kept.note)
@@ -109,7 +111,7 @@ def conclude(
     if result["kind"] == "emulated":
         before["emulated"] = before["emulated"] or "the device's profile"
     doubts = measure.doubts(warm, samples)
-    result["peak_memory_mib"] = state.peak_memory_mib()  # of the single stream: larger batches come after
+    result.setdefault("peak_memory_mib", state.peak_memory_mib())  # of the single stream: larger batches come after
     result["verdict"], result["reasons"] = state.verdict(before, after, doubts, during, others)
     result["state"] = state.record(before, after, during)
     if others is not None:
@@ -130,6 +132,7 @@ def complete(model: Loaded, tests: Data, kept: Partial, result: Dict[str, Any], 
     kept.finish(result)
     if result["verdict"] == state.VOID:
         raise RunnerError(VOID, "measurement", "; ".join(result["reasons"]), "an undisturbed machine", "measure again")
+    kept.say(result["accuracy"]["n"], result["accuracy"]["n"])
     return result
 
 
@@ -159,6 +162,7 @@ def _measure(model: Loaded, tests: Data, profile: measure.Profile, out: Path) ->
             result["notes"].append(OWN_LOOP)
         else:
             warm = measure.warm_up(query, lambda i: stream[i % len(stream)])
+            result["peak_memory_mib"] = state.peak_memory_mib()  # before millions of times are kept beside the model
             recorder = model.recorder()
             with meter.window() as readings:
                 samples = measure.single_stream(query, lambda i: stream[i % len(stream)], profile, recorder)

@@ -113,16 +113,19 @@ def _pnm(blob: bytes) -> Image:
 
 
 def _bmp(blob: bytes) -> Image:
-    """24 or 32 bits a pixel, not packed."""
+    """24 or 32 bits a pixel, or 8 and a palette (as grey images are written), not packed."""
     start, size, width, height, _, bits, packing = struct.unpack_from("<IIiiHHI", blob, 10)
     masks = struct.unpack_from("<III", blob, 54) if packing == 3 else MASKS
-    if size < 40 or bits not in (24, 32) or packing not in (0, 3) or masks != MASKS:
-        raise ValueError("BMP of {} bits, packing {}: expected 24 or 32 bits, not packed".format(bits, packing))
+    if size < 40 or bits not in (8, 24, 32) or packing not in (0, 3) or masks != MASKS or (bits, packing) == (8, 3):
+        raise ValueError("BMP of {} bits, packing {}: expected 8, 24 or 32 bits, not packed".format(bits, packing))
     if width < 1 or height == 0 or too_large(width, abs(height)):
         raise ValueError("{} x {} pixels".format(width, height))
     line = (width * bits // 8 + 3) // 4 * 4
     rows = np.frombuffer(blob, np.uint8, line * abs(height), start).reshape(abs(height), line)
     pixels = rows[:, : width * bits // 8].reshape(abs(height), width, bits // 8)[..., 2::-1]
+    if bits == 8:
+        (used,) = struct.unpack_from("<I", blob, 46)
+        pixels = np.frombuffer(blob, np.uint8, 4 * (used or 256), 14 + size).reshape(-1, 4)[pixels[..., 0], 2::-1]
     return pixels[::-1] if height > 0 else pixels
 
 

@@ -1,12 +1,14 @@
 """What a run that was cut short leaves in its folder, so that the next one goes on from there.
 
 `partial.json`: {identity, result so far}, written once the latency part is done; `answers-<first row>.npy`: logits float32 [n, classes]
-of the rows from there on. Each is written whole or not at all; both go when result.json is there.
+of the rows from there on. Each is written whole or not at all; both go when result.json is there. Where it is asked for, what is kept
+is told on stderr as it grows, `{"kept": {"answered", "images"}}`: whoever loses this process knows what it lost.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
@@ -26,6 +28,7 @@ class Partial:
     Args:
         out: The folder; made where it is not.
         identity: What must be the same for a figure of an earlier run to belong to this one.
+        tells: `say` says it.
 
     Attributes:
         result: The latency part of an earlier run of the same; None: there is none.
@@ -33,9 +36,9 @@ class Partial:
         note: What was found and is not of the same; empty: nothing.
     """
 
-    def __init__(self, out: Path, identity: Dict[str, Any]) -> None:
+    def __init__(self, out: Path, identity: Dict[str, Any], tells: bool = False) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        self._out, self._identity = out, identity
+        self._out, self._identity, self._tells = out, identity, tells
         self.note = ""
         self.result = self._same(_json(out / FILE))
         done = self._same(_json(out / RESULT))
@@ -51,6 +54,11 @@ class Partial:
     def keep_answers(self, first: int, logits: npt.NDArray[np.float32]) -> None:
         """Logits of the rows from `first` on."""
         atomic.array(self._out / PIECES.replace("*", str(first)), logits)
+
+    def say(self, answered: int, images: int) -> None:
+        """Tell that the latency part is kept, and the answers to so many of the test images."""
+        if self._tells:
+            print(json.dumps({"kept": {"answered": answered, "images": images}}), file=sys.stderr, flush=True)
 
     def answers(self, classes: int) -> npt.NDArray[np.float32]:
         """Logits [n, classes] of the first n rows that earlier runs answered; n may be 0."""

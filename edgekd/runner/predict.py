@@ -12,7 +12,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Sequence
+from typing import IO, TYPE_CHECKING, Any, Callable, Dict, List, Sequence
 
 import numpy as np
 
@@ -31,18 +31,27 @@ LONGEST_LINE = 1 << 28  # characters of a request: 192 MiB of image
 
 
 def predict(bundle: Bundle, paths: Sequence[Path], say: Say) -> None:
-    """Answer every image, one line each.
+    """Answer every image, one line each; one that cannot be read does not hold up the others.
 
     Raises:
-        RunnerError: 2: no such image; 3: the golden images are answered otherwise; 5: a format needs a package; 6: it is damaged.
+        RunnerError: 2: no such image; 3: the golden images are answered otherwise. Of the first image without an answer, once the
+            others have theirs: 5: its format needs a package; 6: it is damaged.
     """
     files = decode.files(paths)
     model = _checked(bundle)
+    failed: List[RunnerError] = []
     for file in files:
         begun = time.perf_counter_ns()
-        pixels = _fitted(model, decode.decode(_content(str(file)), str(file), len(bundle.mean)))
+        try:
+            pixels = _fitted(model, decode.decode(_content(str(file)), str(file), len(bundle.mean)))
+        except RunnerError as error:
+            failed.append(error)
+            say({"file": str(file), "error": error.fields()})
+            continue
         say({"file": str(file), **_answer(model, pixels, begun)})
     model.runtime.close()
+    if failed:
+        raise failed[0]
 
 
 def serve(bundle: Bundle, asked: IO[str], say: Say) -> None:

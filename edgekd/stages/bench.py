@@ -151,7 +151,8 @@ def _run_there(way: Transport, work: Path, params: BenchParams, out: Path, conte
             f"{place(params)}: {way.sent[0]} of {count} files sent ({size:.1f} MiB); the others are there"
         )
     answers = _answers(way, there, work, params)
-    done = way.run([python_of(way, params), f"{there}/{RUNNER}", "bench", f"{there}/bundle", answers])
+    tell = [] if params.transport == "local" else ["--tell"]  # for a connection that may be lost
+    done = way.run([python_of(way, params), f"{there}/{RUNNER}", "bench", *tell, f"{there}/bundle", answers])
     if done.returncode == INTERRUPTED:
         raise KeyboardInterrupt
     if done.returncode != 0:

@@ -34,6 +34,8 @@ from edgekd.stages.converted import (
 
 VERSION = 1
 PAYLOAD = ("model.onnx", "model.json", "golden.npz", "calibration.json", predictions.FILE)
+SAID = 60  # characters of a choice in a line for people
+TRAINED = {"fake_quant": "test images with the network that was trained rounded"}  # not with the float graph
 BATCH = 64  # calibration images at a time: every activation of a batch is in memory at once
 
 
@@ -84,6 +86,7 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
     quantizer.quantize(
         graph, path, calibration=batches(train, rows, norm), scheme=params.scheme, judge=judge, ranges=ranges
     )
+    chosen = _chosen(quantizer, context.console)
     _finish(path, graph, inputs["graph"], params, facts["opset"])
     facts = {**facts, "scheme": params.scheme}
     write_json(out / "model.json", facts)
@@ -99,12 +102,12 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
     reports = {"test": report}
     if ranges is not None:
         reports["fake_quant"] = _against_trained(inputs["qat"], answers.of("test"), found)
-    conclude(out, f"quantized/{params.scheme}", "the float graph", reports, context, hint=_hint(params))
+    conclude(out, f"quantized/{params.scheme}", "the float graph", reports, context, hint=_hint(params), apart=TRAINED)
     return StageResult(
         metrics={
             **predictions.summarize(answers),
             **parity_metrics(report),
-            **{key: value for key, value in quantizer.decided.items() if isinstance(value, str | int | float)},
+            **chosen,
             "calibration_images": len(rows),
             "file_bytes": path.stat().st_size,
             "parameters": facts["parameters"],
@@ -144,6 +147,15 @@ def _decisions(quantizer: Quantizer, judge: Judge | None, ranges: Mapping[str, R
         if judge.role == "train":
             found["judge"]["rows"] = judge.rows.tolist()
     return found if ranges is None else {**found, "ranges": "trained"}
+
+
+def _chosen(quantizer: Quantizer, console: Console) -> dict[str, str | int | float]:
+    """What the quantizer chose, said and without the figures that it chose by."""
+    found = {key: value for key, value in quantizer.decided.items() if isinstance(value, str | int | float)}
+    said = [f"{key} {value}" for key, value in found.items() if 0 < len(str(value)) <= SAID]  # no list of all layers
+    if said:
+        console.log("quantize: chose " + ", ".join(said))
+    return found
 
 
 def _quantizer(params: QuantizeParams) -> Quantizer:

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.console import Console
-from edgekd.errors import MissingTool, StageFailed
+from edgekd.errors import EdgekdError, MissingTool, StageFailed, revived
+from edgekd.runner.failure import INTERRUPTED
+from edgekd.runner.failure import REASONS as ENDS
 from edgekd.tools import bootstrap, place
 from edgekd.tools.beside import BesideEnv
 from edgekd.tools.place import Env
@@ -29,6 +31,7 @@ KEPT = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")  # of
 LIMIT = 3600.0  # seconds; a conversion of a network for an edge device takes 5 to 80
 LAST = 12  # lines of a dead worker's log that its error shows
 PROGRESS = "> "
+REASONS = {reason for code, reason in ENDS.items() if code != INTERRUPTED}  # of the runner's errors
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def run_worker(
     Raises:
         MissingTool: The environment is not there, or broken; see `place.require`.
         StageFailed: The worker died, was killed, ran out of time, memory or disk. Its last lines are in the error.
+        EdgekdError: What an engine of the runner in it has met, with that one's own exit code.
     """
     env = place.require(tool, where)
     name = worker or tool.replace("-", "_")
@@ -137,7 +141,7 @@ def _kill(process: subprocess.Popen[str]) -> None:
         return  # all gone
 
 
-def _failure(env: Env | BesideEnv, name: str, ended: _Ended, where: str, limit_s: float) -> MissingTool | StageFailed:
+def _failure(env: Env | BesideEnv, name: str, ended: _Ended, where: str, limit_s: float) -> EdgekdError:
     """How a worker ended, as an error."""
     said = _said(ended.last)
     who = f"worker {name} of tool {env.tool.name}"
@@ -145,6 +149,9 @@ def _failure(env: Env | BesideEnv, name: str, ended: _Ended, where: str, limit_s
         found = f"tool {env.tool.name} is broken: {said['found']}"
         expected = f"package {said['name'] or 'its packages'} as pinned"
         return MissingTool(where, found, expected, place.repair(env.tool.name))
+    if ended.code == bootstrap.TOLD and said["reason"] in REASONS:
+        place_of = f"{where}: {said['where']}"
+        return revived(said["reason"], place_of, said["found"], said["expected"], said["hint"])
     if ended.code == bootstrap.DISK:
         return StageFailed(where, f"{who}: {said['found']}", "a writable folder with free space", "free some space")
     if ended.code == bootstrap.MEMORY:
@@ -164,4 +171,5 @@ def _said(last: list[str]) -> dict[str, str]:
     except ValueError:
         said = None
     known = said if isinstance(said, dict) else {}
-    return {name: str(known.get(name) or "") for name in ("found", "name")}
+    names = ("found", "name", "reason", "where", "expected", "hint")
+    return {name: str(known.get(name) or "") for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -24,7 +25,9 @@ MOST_PATH = (
 )
 TOOL = ("no ssh here", "the OpenSSH client", "sudo apt-get install openssh-client")
 SOCKETS = "edgekd-ssh-"  # then the process whose folder it is
-KEPT = "what was measured is kept on the board: the same command goes on from there"
+# The last word may be lost with the connection: what it would have said is found by the same command all the same.
+NOTHING = "as far as was heard nothing was measured yet: the same command begins again, or goes on from there"
+KEPT = "kept on the board: the latency part and {answered:,} of {images:,} answers; the same command goes on from there"
 # (in ssh's words, error, found, expected, what to do); the first that fits. {host}: as typed.
 MEANINGS: tuple[tuple[str, type[EdgekdError], str, str, str], ...] = (
     (
@@ -143,25 +146,36 @@ class Client:
         return [word for name, value in values.items() for word in ("-o", f"{name}={value}")]
 
 
-def meaning(host: str, stderr: str, reached: bool) -> EdgekdError:
+def kept(stderr: str) -> str:
+    """What outlives the end of a command, by the runner's last word about it (`runner.partial`); empty: it said none."""
+    found = ""
+    for line in stderr.splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found = KEPT.format(**json.loads(line)["kept"])
+    return found
+
+
+def meaning(host: str, stderr: str, reached: bool, left: str = NOTHING) -> EdgekdError:
     """What ssh's exit 255 was.
 
     Args:
         host: As typed.
         stderr: ssh's words.
         reached: The board has answered before: it went away.
+        left: What was measured before that, and what to type.
     """
     name = host.rpartition("@")[2]
     for words, kind, found, expected, hint in MEANINGS:
         if words in stderr:
             return kind(f"board {host}", found, expected, hint.format(host=host, name=name))
-    last = (stderr.strip().splitlines() or ["no word from ssh"])[-1][:200]
+    own = [line for line in stderr.splitlines() if line.strip() and not line.startswith("{")]  # not the runner's
+    last = (own or ["no word from ssh"])[-1][:200]
     for words, found, hint in () if reached else UNREACHED:
         if words in stderr:
             return MissingTool(f"board {host}", f"{found} ({words})", "a board that answers", hint)
     if not reached and last.startswith(NEVER):
         return MissingTool(f"board {host}", f"no connection ({last})", "a board that answers", f"ssh -v {host}")
-    return StageFailed(f"board {host}", f"connection lost ({last})", "a connection that stays", KEPT)
+    return StageFailed(f"board {host}", f"connection lost ({last})", "a connection that stays", left)
 
 
 def _private() -> Path:

@@ -46,6 +46,7 @@ class Link(Transport):
         self._client = openssh.Client(host, ssh_options)
         self._reached = False
         self._held: dict[str, Any] = {}  # token and boot of the lock while it is ours
+        self._left = openssh.NOTHING  # what was measured under it, and what to type if it is lost
 
     def facts(self) -> dict[str, Any]:
         """root, free (bytes), boot and python of the board.
@@ -80,6 +81,7 @@ class Link(Transport):
             report = json.loads(told or "{}")
             if "code" not in report:
                 raise StageFailed(f"board {self.host}", f"{words[-200:]!r}", "a report of how the command ended")
+            self._left = openssh.kept(words) or self._left
             self._require_end(argv[0], report)
             return Completed(int(report["code"]), _text(out), words.removesuffix("\n"))
 
@@ -102,6 +104,7 @@ class Link(Transport):
     def clear(self, there: str) -> None:
         """Remove a folder below the one where files go."""
         self._ask("clear", {"name": self._name(there)})
+        self._left = openssh.NOTHING
 
     @contextmanager
     def held(self, log: Callable[[str], object]) -> Iterator[None]:
@@ -114,7 +117,7 @@ class Link(Transport):
                 return  # the end of the conversation says why
             said = self._heard(line)
             self._require_own(said, log)
-            self._held = {"token": own["token"], "boot": said["boot"]}
+            self._held, self._left = {"token": own["token"], "boot": said["boot"]}, openssh.NOTHING
             beating = threading.Thread(target=_beat, args=(_pipe(child.stdin), stop), daemon=True)
             beating.start()
             try:
@@ -183,7 +186,8 @@ class Link(Transport):
     def _require_answer(self, code: int, said: str) -> None:
         """Raise what a verb's end says."""
         if code == openssh.LOST:
-            raise self._restarted() or openssh.meaning(self.host, said, self._reached)
+            self._left = openssh.kept(said) or self._left
+            raise self._restarted() or openssh.meaning(self.host, said, self._reached, self._left)
         self._reached = True
         if code != 0:
             raise parcel.failure(self.host, self.python, code, said)
@@ -195,9 +199,8 @@ class Link(Transport):
             return None
         with contextlib.suppress(EdgekdError):  # it does not answer: the connection is lost, for whatever reason
             if self.facts()["boot"] != before:
-                return StageFailed(
-                    f"board {self.host}", "was started again in mid-run", "a board that stays on", openssh.KEPT
-                )
+                found, expected = "was started again in mid-run", "a board that stays on"
+                return StageFailed(f"board {self.host}", found, expected, self._left)
         return None
 
     def _require_end(self, name: str, report: Mapping[str, Any]) -> None:
@@ -211,7 +214,7 @@ class Link(Transport):
         signalled = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         short = "the board ran out of memory" if report["out_of_memory"] else "out of memory?"
         why = short if number == signal.SIGKILL else "see its system log"
-        hint = "swap or a smaller model; " + openssh.KEPT
+        hint = f"swap or a smaller model; {self._left}"
         raise StageFailed(f"board {self.host}", f"{name} was killed by {signalled} ({why})", "a worker that ends", hint)
 
     def _require_own(self, said: Mapping[str, Any], log: Callable[[str], object]) -> None:

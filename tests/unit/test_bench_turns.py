@@ -46,6 +46,24 @@ def made(tmp_path_factory):
     return workspace
 
 
+@pytest.mark.parametrize(("section", "kept"), [({"bench": {"profile": "quick"}}, True), ({"seed": 1}, False)])
+def test_measured_otherwise_is_still_the_same_run(made, tmp_path, section, kept):
+    from edgekd.commands import current
+
+    workspace = shutil.copytree(made, tmp_path / "w")
+    recipe = recipes.from_dict({**TINY, **section}, "tiny")
+    steps = [step for step in steps_of(recipe, until="export", targets=["onnx-int8"]) if step.name == "data"]
+    outcomes = run(recipe, steps, Settings(workspace, (), None, Console(quiet=True), 1))
+    current.record(workspace, recipe, None, outcomes)
+    assert ("export/onnx" in current.head(workspace).steps) == kept
+
+
+def test_a_target_that_was_not_exported_has_the_line_that_does_it(made):
+    with pytest.raises(UsageError) as caught:
+        in_turn(["onnx", "tensorrt-int8"], None, options(made))
+    assert caught.value.hint == f"edgekd export --format tensorrt-int8 --workspace {made}"
+
+
 SITTINGS = 2  # each costs a start of every process
 
 

@@ -202,6 +202,17 @@ def test_add_show_list_remove(edgekd, config):
         app(["devices", "remove", "desk"], standalone_mode=False)
 
 
+def test_ls_is_the_list(edgekd):
+    add("desk")
+    assert edgekd("devices", "ls") == edgekd("devices") and "desk" in edgekd("devices", "ls")[1]
+
+
+def test_a_board_that_is_gone_leaves_a_line_to_type():
+    with pytest.raises(RecipeError) as caught:
+        devices.possible("desk")
+    assert "--set bench.device=NAME" in caught.value.hint
+
+
 def test_a_profile_of_ones_own_is_found_from_every_folder(edgekd, config, monkeypatch):
     profile = profiles.shipped("devices") / "cpu.yaml"
     (config / "mine.yaml").write_text(profile.read_text().replace("name: cpu", "name: mine"))

@@ -122,6 +122,25 @@ def test_an_engine_that_was_built_here_is_told_apart(recipe, tmp_path, capsys):
     assert engine_build.BUILT in said and engine_build.ON_DEVICE not in said
 
 
+@pytest.mark.parametrize("state", ["made", "reused"])
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_file_that_no_parser_looked_at_says_so_each_time(recipe, tmp_path, capsys, state, checked):
+    """The tool may have been installed since: a reused file is not held to it by itself."""
+    metrics = {
+        "tool_check": "TensorRT-RTX: not checked: pip install x",
+        **({"tool_build_seconds": 1} if checked else {}),
+    }
+    outcomes = [
+        replace(one, state=state, artifact=replace(one.artifact, manifest={**one.artifact.manifest, "metrics": metrics}))
+        if one.step.name == "export/tensorrt-int8" else one
+        for one in exported(recipe, ["trt"], tmp_path).outcomes
+    ]  # fmt: skip
+    group = type("Group", (), {"world": 1})()
+    chain._print(options(tmp_path, False), Together(outcomes, {}), [], group, ["export/tensorrt-int8"], {})
+    typed = f"not checked: pip install x, then edgekd lint export/tensorrt-int8 --workspace {tmp_path}"
+    assert (typed in capsys.readouterr().out) is not checked
+
+
 def test_the_bundle_that_builds_it_runs_in_tensorrt_whatever_the_recipe_measures_with(recipe):
     from edgekd import profiles
 

@@ -1,6 +1,7 @@
 """`edgekd formats`: what each target needs, and whether it is usable here or why not."""
 
 import json
+import re
 from importlib import util
 
 import pytest
@@ -22,6 +23,26 @@ def listed(monkeypatch, capsys):
         return {row["target"]: row for row in json.loads(capsys.readouterr().out)["formats"]}
 
     return of
+
+
+@pytest.mark.parametrize("columns", [100, 120])
+def test_the_sizes_of_one_target_are_one_row_that_is_readable(monkeypatch, capsys, columns):
+    """On a terminal: it is as wide as it is."""
+    from rich.console import Console
+
+    monkeypatch.setattr(Console, "is_terminal", property(lambda self: True))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    listings.formats(json=False)
+    said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    lines = said.splitlines()
+    assert max(map(len, lines)) <= columns and lines[-1] == "next: edgekd export --format onnx-int8"
+    for name in ("ethos-u55-{32,64,128,256}", "ethos-u65-{256,512}", "rknn-{rk3566,rk3576,rk3588}"):
+        assert said.count(name) == 2, name
+    for name in set(profiles.targets()) - {n for n in profiles.targets() if n.startswith(("ethos-u", "rknn-"))}:
+        assert f"\n{name} " in said, name  # whole, on one line
+    at = [i for i, line in enumerate(lines) if line.startswith("ethos-u")]
+    assert at[1] - at[0] <= 2 and at[4] - at[3] <= 3  # lines of a row
+    assert "with ... MACs a cycle" in " ".join(said.split())
 
 
 def test_every_target_says_what_it_needs_and_whether_it_is_usable(listed):

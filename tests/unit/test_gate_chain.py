@@ -14,10 +14,11 @@ from edgekd import recipe as recipes
 from edgekd.analysis import marks, resolution
 from edgekd.console import Console
 from edgekd.data.digits import Digits
-from edgekd.errors import CheckFailed, IntegrityError, RecipeError
+from edgekd.errors import CheckFailed, IntegrityError, RecipeError, StageFailed
 from edgekd.keys import Settings
 from edgekd.pipeline import run, steps_of
 from edgekd.predictions import FILE
+from edgekd.stages import export, toolchain
 from edgekd.store import Store
 
 TINY = {
@@ -100,6 +101,27 @@ def test_every_file_that_fails_is_named(workspace, taken):
         go(workspace, "gate.max_drop_pp=0.5")
     assert error.value.where.startswith("graph/") and "quantized" not in error.value.found  # that one was left out
     assert not marks.read(workspace, error.value.where)["passed"]
+
+
+def test_a_tool_chain_that_fails_takes_its_own_target_and_what_stands_behind_it_alone(workspace, monkeypatch, capsys):
+    def die(exporter, params, inputs, out, context):
+        raise StageFailed(f"export/{params.target}", "worker litert was ended by signal 9\nand said this", "an answer")
+
+    monkeypatch.setattr(toolchain, "run", die)
+    monkeypatch.setattr(export, "check", lambda params, context: None)
+    targets = ["litert-int8", "ethos-u55-128", "executorch-int8", "onnx"]
+    recipe = recipes.from_dict(TINY, "tiny")
+    told = Settings(workspace, (), None, Console(), 1)
+    without(workspace, "export/onnx")
+    with pytest.raises(StageFailed) as error:
+        run(recipe, steps_of(recipe, until="export", targets=targets), told)
+    assert error.value.exit_code == 7 and error.value.where == "export/litert-int8"
+    assert error.value.found.endswith("export/executorch-int8: worker litert was ended by signal 9\nand said this")
+    assert [artifact.step for artifact in Store(workspace).all() if "/litert" in artifact.step] == []
+    assert len(list(Store(workspace).of("export/onnx"))) == 1
+    said = capsys.readouterr().err
+    assert "failed  export/litert-int8  (worker litert was ended by signal 9)\n" in said
+    assert "left out export/ethos-u55-128  (behind export/litert-int8, which could not be made)" in said
 
 
 @pytest.mark.parametrize("until", ["teacher", "student", "export"])

@@ -105,8 +105,9 @@ def test_a_bad_device_is_refused_before_anything_is_made(tmp_path, old, new, wor
 def test_a_runtime_that_the_device_has_not_is_refused(tmp_path):
     device = tmp_path / "device.yaml"
     device.write_text(DEVICE.replace("onnxruntime:", "tensorrt:"))
-    with pytest.raises(RecipeError, match=r"'onnxruntime' is no runtime of device .*device\.yaml"):
+    with pytest.raises(RecipeError, match=r"'onnxruntime' is no runtime of device .*device\.yaml") as error:
         steps("onnx", device=device, runtime="onnxruntime")
+    assert error.value.hint == "--set bench.runtime=tensorrt"
 
 
 def test_a_path_that_is_not_there_is_named():

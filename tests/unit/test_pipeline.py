@@ -169,6 +169,26 @@ def test_a_failed_step_keeps_what_was_finished(workspace, monkeypatch):
     assert states(go(workspace, "graph"))["graph"] == "made"
 
 
+def test_a_refused_run_does_not_take_the_place_of_the_one_that_was_there(workspace):
+    """What is refused before work is no run; one that is wholly there, or that makes something, is."""
+    kept = []
+
+    def keep(outcomes):
+        kept.append([one.step.name for one in outcomes])
+
+    def started(until, *overrides):
+        recipe = recipes.from_dict(TINY, "tiny", overrides)
+        run(recipe, steps_of(recipe, until=until), settings(workspace), keep)
+
+    with pytest.raises(RecipeError):
+        started("quantized", "quantize.images=5000")
+    assert kept == []
+    started("student")
+    assert kept[-1] == ["data", "teacher", "student"]
+    started("graph")
+    assert kept[1] == ["data", "teacher", "student"] and kept[-1] == ["data", "teacher", "student", "graph"]
+
+
 def test_nothing_is_made_from_a_damaged_input(workspace):
     (labels,) = (workspace / "artifacts" / "data").glob("*/labels_train.npy")
     labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")

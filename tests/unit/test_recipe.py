@@ -134,6 +134,15 @@ def test_another_plugin_drops_the_arguments_of_the_one_before(tmp_path, order):
     assert (recipe.distill.use, recipe.distill.args) == ("afd", {"qk_dim": 64})
 
 
+def test_so_does_one_in_the_place_of_a_default_that_is_not_named():
+    """A recipe may leave `use: ptq` out and say how it calibrates."""
+    data = {"name": "n", "data": {"use": "digits"}, "student": {"model": "resnet8"}, "distill": {"use": "ce"}}
+    data["quantize"] = {"calibrate": "minmax", "images": 32}
+    other = recipes.from_dict(data, "n", ["quantize.use=mixed"]).quantize
+    assert (other.use, other.args, other.images) == ("mixed", {}, 32)
+    assert recipes.from_dict(data, "n", ["quantize.use=ptq"]).quantize.args == {"calibrate": "minmax"}
+
+
 def test_the_same_plugin_keeps_its_arguments(tmp_path):
     assert load(tmp_path, GOOD, "distill.use=rtk").distill.args == {"beta": 50}
 

@@ -1,6 +1,7 @@
 """`edgekd sensitivity` on a small run of digits: table, picture, JSON, and what it refuses."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from edgekd.console import Console
 from edgekd.errors import RecipeError, UsageError
 from edgekd.keys import Settings
 from edgekd.pipeline import run, steps_of
+from edgekd.stages import quantize
+from edgekd.stages.base import RunContext
 
 TINY = {
     "name": "tiny",
@@ -68,6 +71,19 @@ def test_another_scheme_quantizer_and_start(options, capsys):
     assert mixed["quantizer"] == "mixed" and len(mixed["layers"]) == len(shown["layers"])
     half = facts(replace(options, overrides=["quantize.use=fp16"]), capsys)
     assert half["quantizer"] == "ptq"  # which has layers
+
+
+@pytest.mark.parametrize(("images", "budget"), [(32, "1.2"), (290, "30")])
+def test_what_is_to_be_typed_next_is_not_refused(images, budget, options, capsys):
+    shown = facts(replace(options, overrides=[f"quantize.images={images}"]), capsys)
+    sets = re.findall(r"--set (quantize\S+)", shown["next"])
+    assert sets == ["quantize.use=mixed", f"quantize.max_drop_pp={budget}"]
+    step = next(
+        step.params for step in steps_of(recipes.from_dict(TINY, "tiny", [*sets, f"quantize.images={images}"]))
+        if step.kind == "quantized"
+    )  # fmt: skip
+    context = RunContext((), None, options.workspace, Console(quiet=True), 1, train_images=300, val_images=0)
+    quantize.check(step, context)
 
 
 def test_what_cannot_be_looked_at_is_refused(options, tmp_path):

@@ -1,12 +1,16 @@
 """Which targets a recipe and `--format` name, families among them, and which of them can be measured."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from edgekd import boards, profiles, targets
+from edgekd import boards, profiles, registry, targets
 from edgekd import recipe as recipes
+from edgekd.commands import bundle
 from edgekd.commands.say_targets import say_targets
-from edgekd.errors import MissingTool, RecipeError
+from edgekd.errors import EngineMismatch, MissingTool, RecipeError
 from edgekd.plan import plan
+from edgekd.transport import ssh
 
 BOARD = """
 name: board
@@ -132,6 +136,88 @@ def test_a_device_elsewhere_that_could_is_named(monkeypatch, tmp_path):
     boards.write(boards.Board(name="orin", profile="jetson-orin-nano", host="me@orin"))
     reason = targets.unmeasured(recipe("trt"), profiles.target("tensorrt-fp16"))
     assert "orin" in reason and "cpu has onnxruntime" in reason
+
+
+@pytest.fixture
+def board(monkeypatch, tmp_path):
+    """`board(family, chip)`: the user's board `three` with a Rockchip NPU of that family; nothing can connect to it."""
+
+    def connects(*given, **more):
+        raise AssertionError(given)
+
+    def add(family, chip=""):
+        own = f", chip: {chip}" if chip else ""
+        text = f"name: own-{family}\nfamily: {family}\ntransport: ssh\nprecisions: [fp32, int8]\nruntimes:\n"
+        text += f"  rknn: {{provider: NPU{own}}}\n  onnxruntime: {{provider: CPUExecutionProvider}}\n"
+        (tmp_path / "own.yaml").write_text(text)
+        boards.write(boards.Board(name="three", profile=str(tmp_path / "own.yaml"), host="me@three"))
+
+    monkeypatch.setattr(ssh.Link, "push", connects)
+    monkeypatch.setattr(ssh.Link, "_ask", connects)
+    monkeypatch.setenv("EDGEKD_CONFIG", str(tmp_path))
+    return add
+
+
+def of_board(*export):
+    return recipe(*export, bench={"device": "three"})
+
+
+@pytest.mark.parametrize("asked", [["rknn-rk3588"], ["rknn"], ["onnx", "rknn-rk3588"]], ids=["name", "family", "among"])
+def test_a_file_for_another_chip_of_the_same_maker_is_refused_before_anything_is_pushed(board, asked):
+    board("rk3566")
+    with pytest.raises(EngineMismatch) as caught:
+        plan(of_board("onnx"), targets=asked)
+    error = caught.value
+    assert error.exit_code == 8 and error.where == "target rknn-rk3588"
+    assert "is for rk3588, and three is a rk3566 (own-rk3566)" in error.found and "rk3566" in error.expected
+    assert error.hint == "edgekd bench --format rknn-rk3566 --device three"
+    assert names(plan(of_board("onnx"), targets=["rknn-rk3566"]))[-1] == "bench/rknn-rk3566@three"
+
+
+def test_of_a_recipe_with_files_for_several_chips_the_boards_own_is_measured(board):
+    board("rk3566")
+    own = of_board("rknn-rk3588", "rknn-rk3566")
+    assert [name for name in names(plan(own)) if name.startswith("bench/")] == ["bench/rknn-rk3566@three"]
+    (line,) = [line for line in heard("run", own) if line.startswith("not measured")]
+    assert "rknn-rk3588" in line and "edgekd bench --format rknn-rk3566 --device three" in line
+    with pytest.raises(EngineMismatch, match="is for rk3588"):
+        heard("bench", of_board("rknn-rk3588"))
+
+
+def test_a_chip_for_which_no_target_is_shipped_is_told_what_there_is(board):
+    board("rk3562")
+    with pytest.raises(EngineMismatch) as caught:
+        plan(of_board("onnx"), targets=["rknn"])
+    assert caught.value.hint == "edgekd formats"
+
+
+def test_a_profile_may_say_the_chip_where_its_family_is_another_word(board):
+    board("own-boards", chip="rk3588")
+    assert names(plan(of_board("onnx"), targets=["rknn"]))[-1] == "bench/rknn-rk3588@three"
+    board("own-boards")
+    with pytest.raises(EngineMismatch, match="is a own-boards"):
+        plan(of_board("onnx"), targets=["rknn"])
+
+
+def test_a_bundle_for_another_chip_is_refused(board):
+    board("rk3566")
+    export = SimpleNamespace(manifest={"params": {"target": "rknn-rk3588"}})
+    with pytest.raises(EngineMismatch) as caught:
+        bundle._params(export, of_board("onnx"), profiles.device("three"))
+    assert caught.value.hint == "edgekd bundle --format rknn-rk3566 --device three"
+
+
+def test_files_for_one_chip_name_it_and_a_shipped_device_can_take_them():
+    found = registry.plugins("exporters").items()
+    chips = {name: p.attributes["chip_named_by"] for name, p in found if p.attributes.get("chip_named_by")}
+    assert chips
+    for name, argument in chips.items():
+        assert argument in {a.name for a in registry.find("exporters", name).arguments}
+        own = [target for target in profiles.targets().values() if target.exporter == name]
+        assert own and all(targets.chip_of(target) for target in own)
+        for device in profiles.devices().values():
+            for runtime in set(device.runtimes) & {one for target in own for one in target.runtimes}:
+                assert any(targets.fits(device, runtime, target) for target in own), device.name
 
 
 def test_every_shipped_target_has_a_family_whose_name_is_no_other_target():

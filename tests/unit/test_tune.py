@@ -90,7 +90,8 @@ def test_a_repeated_tuning_is_free_and_reads_no_test(recipe, whole, capsys, monk
         said = ran(capsys, recipe, whole[0], trials=4, as_json=False)
     best = whole[1]["best"]
     assert f"best: trial {best['number'] + 1}, {best['val_percent']:.2f} % of the validation images" in said
-    assert said.rstrip().splitlines()[-1] == f"next: edgekd distill --recipe {recipe} {whole[1]['set']}"
+    following = f"next: edgekd distill --recipe {recipe} {whole[1]['set']} --workspace {whole[0]}"
+    assert said.rstrip().splitlines()[-1] == following
     shown = {f"{Store(whole[0]).get(t['artifact']).metrics['top1_percent']:.2f}" for t in whole[1]["trials"]}
     known = {f"{t['val_percent']:.2f}" for t in whole[1]["trials"]}
     assert not any(figure in said for figure in shown - known)

@@ -16,11 +16,12 @@ import torch
 FAITHFUL = 1e-4  # of the range of the golden logits: two float32 runtimes differ by 1e-6, a broken hand-over by 1e-2
 LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 HEAD = (torch.ops.aten.adaptive_avg_pool2d.default, torch.ops.aten.flatten.using_ints)
+NOTATION = "quantized_decomposed::"  # where values are rounded: the backend makes no operator of it
 LARGEST = 127  # of a symmetric int8 weight
 
 
 def main(job: dict) -> dict:
-    """Write `model`; says which operators XNNPACK takes and which are left to ExecuTorch's own."""
+    """Write `model`; says where each operator of it runs: in XNNPACK, or in a kernel of ExecuTorch's own."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
@@ -41,9 +42,36 @@ def main(job: dict) -> dict:
             program = torch.export.export(quantized, (images[:1],))
         print("> executorch: lowering to XNNPACK")
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    placed = _placed(lowered)
-    Path(job["model"]).write_bytes(lowered.to_executorch().buffer)
-    return {"program_error_to_range": error, **placed}
+    parts = [part for part in lowered.exported_program().graph_module.children() if hasattr(part, "backend_id")]
+    made = lowered.to_executorch()
+    Path(job["model"]).write_bytes(made.buffer)
+    return {"program_error_to_range": error, **placement(parts, made.executorch_program.execution_plan[0])}
+
+
+def placement(parts, plan) -> dict:
+    """{placement, delegates, left}: the operators that a backend was handed, and those that the file itself runs elsewhere.
+
+    Args:
+        parts: The lowered parts of the graph: `backend_id`, `original_module` with the operators that the backend was handed.
+        plan: The execution plan that is in the file: `delegates`, `operators`, `chains` of instructions.
+
+    Raises:
+        RuntimeError: The file hands over other parts than the graph has.
+    """
+    if sorted(part.backend_id for part in parts) != sorted(delegate.id for delegate in plan.delegates):
+        found = ", ".join(delegate.id for delegate in plan.delegates) or "none"
+        raise RuntimeError(f"the file hands over other parts than the graph has: {found}")
+    rows = [
+        {"operator": node.target.name(), "name": node.name, "place": part.backend_id.removesuffix("Backend").upper()}
+        for part in parts
+        for node in part.original_module.graph.nodes
+        if node.op == "call_function" and hasattr(node.target, "name") and NOTATION not in node.target.name()
+    ]
+    instructions = [one.instr_args for chain in plan.chains for one in chain.instructions]
+    kernels = [plan.operators[one.op_index] for one in instructions if hasattr(one, "op_index")]
+    left = [f"{kernel.name}.{kernel.overload}" if kernel.overload else kernel.name for kernel in kernels]
+    rows += [{"operator": name, "name": f"kernel {i}", "place": "ExecuTorch"} for i, name in enumerate(left)]
+    return {"placement": rows, "delegates": len(parts), "left": dict(sorted(Counter(left).items()))}
 
 
 def _quantized(network, shown, corrected):
@@ -108,14 +136,6 @@ def _at(module, name):
     for part in name.split("."):
         module = getattr(module, part)
     return module.data
-
-
-def _placed(lowered):
-    """{delegates, left}: how many pieces XNNPACK has, and the operators outside of them by name."""
-    names = [str(node.target) for node in lowered.exported_program().graph.nodes if node.op == "call_function"]
-    delegates = sum("executorch_call_delegate" in name for name in names)
-    outside = [name for name in names if "executorch_call_delegate" not in name and "getitem" not in name]
-    return {"delegates": delegates, "left": dict(sorted(Counter(outside).items()))}
 
 
 def _normalised(images, job):

@@ -6,7 +6,8 @@ from tolerances import FALSE_PASSES, GOOD_PASSES
 
 from edgekd import stats
 from edgekd.analysis import resolution
-from edgekd.analysis.gate import allowance, origin, routes
+from edgekd.analysis.gate import Judged, allowance, origin, routes
+from edgekd.analysis.losses import Loss
 from edgekd.errors import RecipeError
 from edgekd.recipe import Gate
 
@@ -200,3 +201,14 @@ def test_what_a_stage_does_not_spend_is_left_for_the_later_ones(gate, expected):
     allowed = {name: allowance(asked, route)[0] for name, route in found.items()}
     assert allowed == pytest.approx(expected)
     assert max(allowed.values()) <= asked.total_pp + 1e-9
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (1, 1), (3, 2)])
+def test_as_many_images_as_a_failed_gate_names_would_show_the_drop_seen(lost, gained):
+    """The same shares of that many images are inside the budget; where nothing differs, too."""
+    n, budget = 359, 0.5
+    judged = Judged("quantized/u8s8", "a", budget, "gate.max_drop_pp", Loss("student", n, lost, gained, lost + gained))
+    assert not judged.passed
+    images = int(judged.failure().hint.split("about ")[1].split()[0].replace(",", ""))
+    assert 100 * stats.drop_bound(lost * images / n, gained * images / n, images) <= budget
+    assert images < 100 * n  # no more than it takes, by an order of magnitude

@@ -9,7 +9,8 @@ from provenchain import STEPS, call, flip, reseal
 
 from edgekd import onnxfile
 from edgekd.analysis import lineage
-from edgekd.artifact import MANIFEST, material, material_key, sha256_file
+from edgekd.artifact import MANIFEST, Artifact, material, material_key, sha256_file
+from edgekd.commands import lineage as command
 from edgekd.commands.origins import Places, look
 from edgekd.store import Store
 
@@ -31,6 +32,16 @@ def test_a_clean_chain_passes_and_is_whole(proven):
         artifact = proven.steps[step]
         assert (link["key"], link["digest"]) == (artifact.key, artifact.digest)
         assert link["sealed_at"] and link["edgekd"] and link["host"]
+
+
+def test_a_board_is_named_beside_the_machine_that_asked_it(proven, capsys):
+    last = proven.steps[LAST]
+    params = {**last.manifest["params"], "transport": "ssh"}
+    there = {**last.manifest, "params": params, "environment": {"board": "Orin", "chip": "T234", "emulated": True}}
+    links = [command._link(artifact) for artifact in (last, Artifact(last.path, there))]
+    assert [link["board"] for link in links] == ["", "Orin, emulated"]
+    command._print(links)
+    assert f"Orin, emulated; from {links[0]['host']}" in capsys.readouterr().out
 
 
 def test_the_chain_is_printed_without_verifying(proven):

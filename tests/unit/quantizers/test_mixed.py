@@ -58,10 +58,8 @@ def test_the_fragile_layer_is_found_and_kept_in_float(tmp_path):
     assert decided["float_layers"] >= 1 and decided["float_layer_names"].split(", ")[0] == "c2"
     assert in_int8(model) == {"c1", "c2", "fc"} - set(decided["float_layer_names"].split(", "))
     assert decided["int8_layers"] == len(in_int8(model))
-    good = [
-        one["drop_bound_pp"] <= 4 and one["sqnr_db"] >= 25 and one["agreement_percent"] >= 98
-        for one in decided["tried"]
-    ]
+    scores = [judged.Score(**{k: v for k, v in one.items() if k != "float_layers"}) for one in decided["tried"]]
+    good = [score.drop_bound_pp <= 4 and score.parity for score in scores]
     assert good == [False] * decided["float_layers"] + [True]
 
 
@@ -121,3 +119,20 @@ def test_fewer_images_are_spread_over_all():
     few = layers.fewer(bench, 10)
     assert few.rows.tolist() == list(range(0, 100, 10))
     assert np.array_equal(few.labels, bench.labels[few.rows]) and layers.fewer(bench, 100) is bench
+
+
+@pytest.mark.parametrize(
+    ("images_seen", "same", "passes"),
+    [
+        (2000, 1961, False),  # 98.05 %: just inside by luck, seen to fail on test with 97.95
+        (2000, 1972, True),  # 98.6 %
+        (10_000, 9830, True),
+        (1000, 1000, True),
+        (60, 60, True),  # so few can show no more
+        (60, 59, False),
+    ],
+)
+def test_parity_is_decided_by_a_bound_and_not_by_the_luck_of_the_images(images_seen, same, passes):
+    score = judged.Score(images_seen, 100 * same / images_seen, 30.0, 90.0, 0.0, 0.1)
+    assert score.parity is passes
+    assert not judged.Score(images_seen, 100.0, 24.9, 90.0, 0.0, 0.1).parity

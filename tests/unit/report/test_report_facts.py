@@ -67,6 +67,26 @@ def test_each_bench_is_compared_with_what_it_was_exported_from(make, recipe):
     assert found["export/onnx"].verdict == "evaluated as bench/onnx@cpu"
 
 
+def test_what_a_tool_chain_made_is_compared_with_what_it_was_made_from_and_weighed_with_its_weights(make, recipe):
+    maker = make()
+    maker.chain()
+    for step, source, metrics in [
+        ("program", "student", {}),
+        ("export/litert-int8", "program", {}),
+        ("export/ethos-u55-128", "export/litert-int8", {}),
+        ("export/openvino", "graph", {"file_bytes": 60000, "weights_bytes": 1000000}),
+        ("bench/openvino@cpu", "export/openvino", {"file_bytes": 60000}),
+    ]:
+        folder = maker.artifact(step, (source,), metrics)
+        if not step.startswith("bench"):
+            maker.answers(folder, 0.91)
+    found = rows(facts.gather(maker.made, recipe))
+    against = {step: row.drop.against for step, row in found.items() if row.drop}
+    assert against["program"] == "student" and against["export/litert-int8"] == "program"
+    assert against["export/ethos-u55-128"] == "export/litert-int8" and against["export/openvino"] == "graph"
+    assert [found[step].file_bytes for step in ("export/openvino", "bench/openvino@cpu")] == [1060000, 1060000]
+
+
 def test_verdict_words(make, recipe):
     maker = make(n=4000)
     maker.chain()

@@ -38,6 +38,13 @@ def encoded(of, kind="PNG", **options):
     return out.getvalue()
 
 
+def with_palette(of, used):
+    """A BMP that says that its palette has so many colours."""
+    blob = bytearray(encoded(of, "BMP"))
+    blob[46:50] = struct.pack("<I", used)
+    return bytes(blob)
+
+
 def pillows(blob, channels):
     with Image.open(io.BytesIO(blob)) as opened:
         return to_array(blob, "x", Form(opened.height, opened.width, channels))
@@ -159,7 +166,8 @@ def test_a_flipped_bit_in_a_png_is_exit_6(place):
         (b"P6 2 2 65535\n" + bytes(24), "at most 255"),
         (b"P6 2 2 255\n" + bytes(11), "buffer"),
         (b"P5 2", "header"),
-        (encoded(image(4, 4, "L"), "BMP"), "BMP of 8 bits"),
+        (encoded(image(4, 4, "1"), "BMP"), "BMP of 1 bits"),
+        (with_palette(image(4, 4, "L"), 2), "out of bounds"),
         (encoded(image(4, 4, "RGB"), "BMP")[:60], "buffer"),
         (b"\x93NUMPY\x01\x00", "EOF"),
     ],
@@ -172,7 +180,9 @@ def test_what_is_damaged_or_not_known_is_exit_6_and_said(blob, words):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("kind", "mode"), [("BMP", "RGB"), ("BMP", "RGBA"), ("PPM", "RGB"), ("PPM", "L")])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("BMP", "RGB"), ("BMP", "RGBA"), ("BMP", "L"), ("BMP", "P"), ("PPM", "RGB"), ("PPM", "L")]
+)
 def test_bmp_and_ppm_are_pillows(kind, mode, channels):
     blob = encoded(image(17, 23, mode), kind)
     np.testing.assert_array_equal(decode.decode(blob, "x", channels), pillows(blob, channels))

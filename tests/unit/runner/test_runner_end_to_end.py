@@ -11,6 +11,7 @@ import pytest
 from digit_bundle import BundleFolder, linear_onnx, logits_of
 
 from edgekd import predictions, stats
+from edgekd.runner import measure, state
 from edgekd.runner.__main__ import main
 from edgekd.stages.bench import build_runner
 
@@ -113,6 +114,19 @@ def test_result_says_what_was_measured_where(measured):
         result["offline"]["images"] / result["offline"]["seconds"]
     )
     assert result["machine"]["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_the_times_that_are_kept_are_no_memory_of_the_model(bundle, tmp_path, monkeypatch):
+    peak, stream = [50.0], measure.single_stream
+
+    def long(*given):
+        peak[0] = 900.0
+        return stream(*given)
+
+    monkeypatch.setattr(state, "peak_memory_mib", lambda: peak[0])
+    monkeypatch.setattr(measure, "single_stream", long)
+    assert main(["bench", str(bundle.folder), str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["peak_memory_mib"] == 50.0
 
 
 def test_module_and_zipapp_are_the_same_program(bundle, tmp_path):

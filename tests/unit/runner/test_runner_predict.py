@@ -14,6 +14,7 @@ from PIL import Image
 from tolerances import RUNNER_PROBABILITY
 
 from edgekd.commands import predict as host
+from edgekd.runner import __main__ as program
 from edgekd.runner.__main__ import main
 from edgekd.stages.bench_bundle import lay_bundle
 from edgekd.store import Store
@@ -115,14 +116,17 @@ def test_predict_answers_right(shipped, capsys):
     assert sum(item["label"] == f"digit {labels[1200 + i]}" for i, item in enumerate(found)) >= 24
 
 
-def test_predict_names_a_damaged_image_and_has_answered_those_before(shipped, tmp_path, capsys):
+def test_predict_names_a_damaged_image_and_answers_the_others(shipped, tmp_path, capsys):
     good = (shipped[3] / "1200.png").read_bytes()
     (tmp_path / "a.png").write_bytes(good)
     (tmp_path / "b.png").write_bytes(good[:40])
+    (tmp_path / "c.png").write_bytes(good)
     assert main(["predict", str(shipped[2]), str(tmp_path)]) == 6
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 1
-    assert json.loads(err)["where"] == str(tmp_path / "b.png")
+    first, damaged, last = map(json.loads, out.splitlines())
+    assert first["logits"] == last["logits"]
+    assert damaged["error"] == json.loads(err)
+    assert damaged["error"]["where"] == str(tmp_path / "b.png")
 
 
 def npy(values):
@@ -210,3 +214,38 @@ def test_probe_is_one_line_and_loads_no_model(capsys):
     assert found["machine"]["cores"] >= 1
     assert found["emulated"] == found["state"]["emulated"]
     assert "PIL.Image" in found["decoders"]
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["selftest"], ["selftest", "HERE"]),
+        (["predict", "a.png"], ["predict", "HERE", "a.png"]),
+        (["serve-stdin", "--public-key", "k"], ["serve-stdin", "HERE", "--public-key", "k"]),
+        (["bench"], ["bench", "HERE", "HERE-result"]),
+        (["bench", "out"], ["bench", "HERE", "out"]),
+        (["predict", "--public-key", "k", "HERE", "a.png"], ["predict", "--public-key", "k", "HERE", "a.png"]),
+        (["probe"], ["probe"]),
+        ([], []),
+    ],
+)
+def test_in_a_bundle_the_runner_means_that_bundle(words, meant, shipped, monkeypatch):
+    here = str(shipped[2].resolve())
+    monkeypatch.setattr(sys, "argv", [str(shipped[2] / "runner.pyz")])
+    assert program._here([word.replace("HERE", here) for word in words]) == [
+        word.replace("HERE", here) for word in meant
+    ]
+
+
+def test_the_shipped_file_classifies_without_a_bundle_named(shipped, tmp_path):
+    picture = shipped[3] / "1200.png"
+    argv = [sys.executable, "-I", str(shipped[2] / "runner.pyz"), "predict", str(picture)]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, json.loads(done.stdout)["file"]) == (0, str(picture))
+
+
+def test_a_wrong_command_line_is_answered_with_its_usage(shipped, capsys):
+    assert main(["bench", str(shipped[2])]) == 2
+    said = json.loads(capsys.readouterr().err)
+    assert said["expected"].startswith("runner bench [-h]")
+    assert said["hint"] == "runner.pyz bench --help"

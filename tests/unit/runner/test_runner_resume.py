@@ -44,18 +44,24 @@ def counted(monkeypatch):
     return engine.Engine
 
 
-def run(bundle, out):
-    return main(["bench", str(bundle.folder), str(out)])
+def run(bundle, out, *more):
+    return main(["bench", *more, str(bundle.folder), str(out)])
 
 
 def notes(capsys):
     return [json.loads(line)["note"] for line in capsys.readouterr().err.splitlines() if '"note"' in line]
 
 
-def cut_short(bundle, out, engine, stop, after=128):
+def told(capsys):
+    """How many answers the runner has said to be kept, one after the other."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if '"kept"' in line]
+    return [json.loads(line)["kept"]["answered"] for line in lines]
+
+
+def cut_short(bundle, out, engine, stop, after=128, more=()):
     """The accuracy pass stops after so many images; the exit code."""
     engine.stop, engine.after = stop, after
-    code = run(bundle, out)
+    code = run(bundle, out, *more)
     engine.after = 10**9
     return code
 
@@ -92,6 +98,28 @@ def test_answers_of_two_runs_are_those_of_one(bundle, brief, counted, tmp_path):
     np.testing.assert_array_equal(one.logits, two.logits)
     np.testing.assert_array_equal(one.answer, two.answer)
     assert len(one.row) == len(bundle.rows)
+
+
+def test_what_is_kept_is_told_as_it_grows(bundle, brief, counted, tmp_path, capsys):
+    out, all_of_them = tmp_path / "out", len(bundle.rows)
+    cut_short(bundle, out, counted, MemoryError(), more=["--tell"])
+    assert told(capsys) == [0, 64, 128]
+    assert run(bundle, out, "--tell") == 0
+    again = told(capsys)
+    assert again[0] == 128 and again[-1] == all_of_them and again == sorted(again)
+    assert run(bundle, out, "--tell") == 0
+    assert told(capsys) == [all_of_them]
+    assert run(bundle, out) == 0
+    assert told(capsys) == []
+
+
+def test_nothing_is_told_to_be_kept_before_the_latencies_are(bundle, brief, counted, tmp_path, capsys, monkeypatch):
+    def broken(*given):
+        raise MemoryError
+
+    monkeypatch.setattr(measure, "single_stream", broken)
+    assert run(bundle, tmp_path / "out", "--tell") == 7
+    assert told(capsys) == []
 
 
 def test_a_piece_that_is_no_array_and_those_after_it_are_answered_again(bundle, brief, counted, tmp_path):

@@ -213,6 +213,25 @@ def test_doctor_says_when_a_board_is_of_another_kind(board, says, capsys):
     assert "is no jetson-orin-nano" in found["profile"]["found"] and found["tensorrt"]["state"] == "warn"
 
 
+@pytest.mark.parametrize(
+    ("gpu", "good", "words"),
+    [
+        (
+            {"gpu": "Orin", "capability": "8.7", "driver": "R36 (release), REVISION: 4.3 CUDA 12.6"},
+            "ok",
+            "8.7, driver R36",
+        ),
+        (None, "warn", "no NVIDIA driver"),
+    ],
+)
+def test_doctor_says_which_gpu_and_driver_a_board_has(board, says, capsys, gpu, good, words):
+    boards.write(boards.Board(name="desk", profile="jetson-orin-nano", host="me@desk"))
+    says(gpu=gpu, engines={"onnxruntime": "1"})
+    doctor_device.doctor_device("desk", json=True)
+    found = {row["what"]: row for row in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["gpu"]["state"] == good and words in found["gpu"]["found"]
+
+
 def test_devices_side_by_side_fail_each_for_itself(monkeypatch):
     """What is in common is made once; one board's failure stops no other; the worst exit code is the whole's."""
     from edgekd.pipeline import Outcome

@@ -138,6 +138,12 @@ def test_stdout_stays_clean(tmp_path, capfd):
     assert "parity" in err
 
 
+def test_what_was_chosen_is_said(tmp_path, capfd):
+    loud, auto = replace(CONTEXT, console=Console()), QUANTIZE.model_copy(update={"args": {"calibrate": "auto"}})
+    result = quantize.run(auto, {"data": chain().data, "graph": chain().graph}, tmp_path, loud)
+    assert f"quantize: chose calibrate {result.metrics['calibrate']}\n" in capfd.readouterr().err
+
+
 def calibrated(folder):
     return json.loads((folder / "calibration.json").read_text())
 
@@ -214,6 +220,16 @@ def test_ranges_of_training_are_used_and_the_file_is_held_to_the_trained_network
     report = json.loads((out / "parity.json").read_text())["fake_quant"]
     assert report["passed"] and report["agreement_percent"] == 100 and report["n"] == TEST
     assert calibrated(out)["ranges"] == "trained"
+
+
+def test_what_the_file_is_held_to_is_called_by_its_name(of_training, tmp_path, capfd):
+    out = tmp_path / "out"
+    out.mkdir()
+    inputs = {"data": chain().data, "graph": chain().graph, "qat": of_training}
+    quantize.run(QUANTIZE, inputs, out, replace(CONTEXT, console=Console()))
+    said = capfd.readouterr().err
+    assert "test images against the float graph: int8," in said
+    assert "test images against the network that was trained rounded: fake_quant," in said
 
 
 def test_a_file_that_decides_otherwise_than_the_trained_network_fails(tmp_path, model):

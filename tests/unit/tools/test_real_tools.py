@@ -51,9 +51,13 @@ def made(name, source, out):
 
 @pytest.mark.parametrize("name", ["litert-fp32", "litert-int8", "executorch-fp32", "executorch-int8"])
 def test_a_cpu_file_answers_as_the_program_does(source, tmp_path, name):
-    _, found = made(name, source, tmp_path / "out")
+    there, found = made(name, source, tmp_path / "out")
     assert found["n_test"] == TEST and found["program_error_to_range"] < 1e-4
     assert abs(found["top1_percent"] - source.metrics["top1_percent"]) < 3
+    if name.startswith("executorch"):
+        assert found["xnnpack_coverage"] == 1.0 and found["n_xnnpack_operators"] > 10
+        placed = json.loads((there.path / "placement.json").read_text())
+        assert {row["place"] for row in placed["layers"]} == {"XNNPACK"}
 
 
 def test_the_whole_of_a_resnet8_runs_on_an_ethos_u(source, tmp_path):

@@ -12,7 +12,8 @@ import yaml
 from edgekd import locks, profiles, registry
 from edgekd.commands import tools as commands
 from edgekd.console import Console
-from edgekd.errors import IntegrityError, MissingTool, RecipeError, StageFailed, UsageError
+from edgekd.errors import EdgekdError, IntegrityError, MissingTool, RecipeError, StageFailed, UsageError
+from edgekd.runner import failure
 from edgekd.tools import beside, bootstrap, catalogue, engines, env, install, place
 from edgekd.tools.env import run_worker
 
@@ -162,6 +163,8 @@ DEATHS = {
     "another answer": ("return [1]", "left no answer but [1]"),
     "a broken last word": ("print('edgekd-worker: {'); os._exit(66)", "worker demo"),
     "another last word": ("print('edgekd-worker: [1]'); os._exit(67)", "worker demo"),
+    "a code without its word": ("os._exit(68)", "exit code 68"),
+    "a reason that is none": ("""print('edgekd-worker: {"reason": "interrupted"}'); os._exit(68)""", "exit code 68"),
 }
 
 
@@ -175,6 +178,31 @@ def test_a_worker_that_dies_is_a_failed_stage(demo, how):
     assert error.value.exit_code == 7 and said in str(error.value)
 
 
+@pytest.mark.parametrize("code", sorted(set(failure.REASONS) - {failure.INTERRUPTED}))
+def test_what_the_runner_in_a_worker_says_keeps_its_own_exit_code(demo, code):
+    """The worker loads the runner by its path, as the shipped ones do; its Python has no edgekd of its own to find."""
+    root = str(Path(failure.__file__).parents[2])
+    loads = f"sys.path.insert(0, {root!r}); from edgekd.runner.failure import RunnerError"
+    with pytest.raises(EdgekdError) as caught:
+        work(demo(), f"{loads}; raise RunnerError({code}, 'provider', 'NPU', 'cpu', 'mend it')")
+    error = caught.value
+    assert (error.exit_code, error.reason) == (code, failure.REASONS[code])
+    assert (error.where, error.found, error.expected, error.hint) == ("export/demo: provider", "NPU", "cpu", "mend it")
+
+
+@pytest.mark.parametrize(("provider", "code"), [("NPU", 4), ("cpu", 7)])
+def test_an_engine_that_cannot_take_a_file_says_so_with_its_exit_code(monkeypatch, tmp_path, capsys, provider, code):
+    """Another provider is void, a file that is none a failed stage."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "model.pt2").write_bytes(b"no program")
+    job = {"runner": str(Path(failure.__file__).parents[2]), "engine": "torch", "provider": provider, "threads": 1}
+    (tmp_path / "job.json").write_text(json.dumps(job | {"model": str(tmp_path / "model.pt2")}))
+    worker, result = str(env.WORKERS / "answer.py"), str(tmp_path / "result.json")
+    assert bootstrap.run(worker, str(tmp_path / "job.json"), result) == bootstrap.TOLD
+    said = json.loads(capsys.readouterr().out.splitlines()[-1].removeprefix(bootstrap.SAYS))
+    assert said["exit_code"] == code and not Path(result).exists()
+
+
 def test_a_worker_that_takes_too_long_is_ended_with_what_it_started(demo, tmp_path):
     body = "import subprocess; subprocess.Popen(['sleep', '60']); time.sleep(60)"
     with pytest.raises(StageFailed, match=r"took more than 0\.5 s"):
@@ -182,7 +210,7 @@ def test_a_worker_that_takes_too_long_is_ended_with_what_it_started(demo, tmp_pa
 
 
 def test_the_exit_codes_of_a_worker_are_pythons_own_of_nothing(demo):
-    assert {bootstrap.BROKEN, bootstrap.DISK, bootstrap.MEMORY}.isdisjoint({0, 1, 2})
+    assert {bootstrap.BROKEN, bootstrap.DISK, bootstrap.MEMORY, bootstrap.TOLD}.isdisjoint({0, 1, 2})
 
 
 @pytest.mark.parametrize(("fact", "value"), [("python", ["2.7"]), ("platforms", ["plan9-mips"])])

@@ -14,17 +14,21 @@ from edgekd.analysis import coverage, resolution
 from edgekd.analysis.gate import Watch, routes
 from edgekd.analysis.ledger import ledger
 from edgekd.artifact import Artifact, sha256_file
+from edgekd.commands import chain as chains
 from edgekd.console import Console
 from edgekd.data import normalize
 from edgekd.errors import CheckFailed, RecipeError, StageFailed
-from edgekd.exporters import ethos_u, litert, payload
+from edgekd.exporters import ethos_u, executorch, litert, payload
+from edgekd.fit.distributed import Group
 from edgekd.params import ExportParams, ProgramParams
+from edgekd.pipeline import Outcome
 from edgekd.plan import plan
 from edgekd.recipe import Gate, from_dict
 from edgekd.report import placed
 from edgekd.report.folder import Folder
 from edgekd.stages import program, toolchain
 from edgekd.tools.workers import ethos_u as vela
+from edgekd.tools.workers import executorch as xnnpack
 from tests.onnxtoys import CONTEXT, ROLES, TEST, VAL, artifact, chain
 
 SHIPPED = Path(__file__).parents[3] / "export"
@@ -99,6 +103,15 @@ def test_a_users_own_target_names_its_tool_and_what_its_figures_are_worth(tmp_pa
     with pytest.raises(RecipeError) as error:
         targets.resolve_targets([str(own)], "--format", recipe())
     assert said in error.value.expected and error.value.exit_code == 2
+
+
+def test_behind_a_target_that_nothing_here_can_run_no_benchmark_is_proposed(tmp_path):
+    """Its source, a `.tflite` that could be measured, was not asked for."""
+    steps = plan(recipe(), until="export", targets=["ethos-u55-128"])
+    made = [Outcome(step, "made", "") for step in steps]
+    asked = chains.ChainOptions("export", None, tmp_path, None, None, None, False, False, None, None, False)
+    said = chains._following(asked, made, Group(), ["export/ethos-u55-128"], [])
+    assert said == f"edgekd lint export/ethos-u55-128 --workspace {tmp_path}"
 
 
 # ---- the program -----------------------------------------------------------------------------------------------------
@@ -320,9 +333,75 @@ def test_the_report_shows_the_placement_and_that_nothing_of_it_was_measured(comp
         ("Mean", "CPU"),
     ]
     cells = dict(zip(placed.COLUMNS, placed.cells(row), strict=True))
-    assert cells["on the NPU"] == "1 of 2 (50.0 %)" and cells["falls back"] == "Mean (pool)"
+    assert cells["taken"] == "1 of 2 by NPU (50.0 %)" and cells["falls back"] == "Mean (pool)"
     assert cells["as"].startswith("estimated by Vela") and "not measured" in placed.TITLE
     assert placed.placed("graph", Folder(chain().graph)) is None
+
+
+# ---- XNNPACK ---------------------------------------------------------------------------------------------------------
+
+
+def handed(backend, *operators):
+    """A lowered part of a graph."""
+    nodes = [SimpleNamespace(op="placeholder", name="x", target="x")]
+    for i, name in enumerate(operators):
+        target = SimpleNamespace(name=lambda name=name: name)
+        nodes.append(SimpleNamespace(op="call_function", name=f"node_{i}", target=target))
+    graph = SimpleNamespace(nodes=nodes)
+    return SimpleNamespace(backend_id=backend, original_module=SimpleNamespace(graph=graph))
+
+
+def plan_of(delegates, kernels=()):
+    """The plan in a .pte file: a call of each delegate, then each kernel."""
+    calls = [SimpleNamespace(instr_args=SimpleNamespace(delegate_index=i)) for i in range(len(delegates))]
+    calls += [SimpleNamespace(instr_args=SimpleNamespace(op_index=i)) for i in range(len(kernels))]
+    return SimpleNamespace(
+        delegates=[SimpleNamespace(id=name) for name in delegates],
+        operators=[SimpleNamespace(name=name, overload=overload) for name, overload in kernels],
+        chains=[SimpleNamespace(instructions=calls)],
+    )
+
+
+def test_what_xnnpack_was_handed_and_what_the_file_runs_elsewhere_is_told_apart():
+    part = handed("XnnpackBackend", "aten::convolution", "quantized_decomposed::quantize_per_tensor", "aten::relu")
+    kernels = [("aten::cumsum", "out"), ("aten::sort", "")]
+    said = xnnpack.placement([part], plan_of(["XnnpackBackend"], kernels))
+    assert [(row["operator"], row["place"]) for row in said["placement"]] == [
+        ("aten::convolution", "XNNPACK"), ("aten::relu", "XNNPACK"),
+        ("aten::cumsum.out", "ExecuTorch"), ("aten::sort", "ExecuTorch"),
+    ]  # fmt: skip
+    assert said["delegates"] == 1 and said["left"] == {"aten::cumsum.out": 1, "aten::sort": 1}
+
+
+@pytest.mark.parametrize("delegates", [[], ["OtherBackend"], ["XnnpackBackend", "XnnpackBackend"]])
+def test_a_file_that_hands_over_other_parts_than_the_graph_is_refused(delegates):
+    with pytest.raises(RuntimeError, match="other parts"):
+        xnnpack.placement([handed("XnnpackBackend", "aten::relu")], plan_of(delegates))
+
+
+LEFT = [([], 1.0, ""), ([("aten::sort", "")], 0.5, "aten::sort (kernel 0)")]
+
+
+@pytest.mark.parametrize(("kernels", "share", "fallen"), LEFT)
+def test_what_xnnpack_leaves_is_counted_named_and_shown(made, tmp_path, monkeypatch, kernels, share, fallen):
+    part = handed("XnnpackBackend", "aten::convolution")
+    told = {"program_error_to_range": 0.0, **xnnpack.placement([part], plan_of(["XnnpackBackend"], kernels))}
+    monkeypatch.setattr(payload, "run_worker", lambda *a, **k: json.loads(json.dumps(told)))
+    exporter = executorch.ExecuTorch()
+    monkeypatch.setattr(exporter, "answer", lambda path, images, *rest: np.zeros((len(images), 10), np.float32))
+    work = SimpleNamespace(where="export/x", console=CONTEXT.console, threads=1, norm=([0.0], [1.0]))
+    out = tmp_path / "executorch"
+    out.mkdir()
+    exporter.export(made[0], out, target=params_of("executorch-int8"), work=work)
+    assert exporter.found["xnnpack_coverage"] == share and exporter.found["fell_back"] == fallen
+    assert {path.name for path in out.iterdir()} >= set(exporter.files) - {executorch.MODEL}
+    there = Artifact(out, artifact("export/executorch-int8", out).manifest | {"metrics": exporter.found})
+    row = placed.placed("export/executorch-int8", Folder(there))
+    assert row is not None and len(row.operators) == 1 + len(kernels)
+    cells = dict(zip(placed.COLUMNS, placed.cells(row), strict=True))
+    assert cells["taken"].startswith(f"1 of {1 + len(kernels)} by XNNPACK")
+    assert cells["falls back"] == (fallen or "none")
+    assert coverage.refused(Gate(npu_coverage=1.0), there) is None  # a library for the CPU is no NPU
 
 
 def test_velas_counts_are_read_from_what_it_prints():

@@ -1,5 +1,6 @@
 """What ssh says becomes an error of one kind with a line to type; and how it is started. A program that plays ssh says it."""
 
+import json
 import os
 import socket
 import stat
@@ -24,9 +25,9 @@ SAID = [
     ("ssh: connect to host orin port 22: Connection timed out", MissingTool, "ping"),
     ("kex_exchange_identification: Connection closed by remote host", MissingTool, "ssh -v me@orin"),
     ("/home/me/.ssh/config: line 1: Bad configuration option: x", MissingTool, "ssh -v"),
-    ("client_loop: send disconnect: Broken pipe", StageFailed, "goes on from there"),
-    ("Timeout, server orin not responding.", StageFailed, "goes on from there"),
-    ("", StageFailed, "goes on from there"),
+    ("client_loop: send disconnect: Broken pipe", StageFailed, "nothing was measured yet"),
+    ("Timeout, server orin not responding.", StageFailed, "nothing was measured yet"),
+    ("", StageFailed, "nothing was measured yet"),
 ]  # fmt: skip
 
 
@@ -67,6 +68,21 @@ def test_no_two_failures_are_told_with_the_same_words():
 def test_what_was_reached_and_is_refused_now_is_lost():
     error = openssh.meaning("me@orin", "ssh: connect to host orin port 22: Connection refused", True)
     assert isinstance(error, StageFailed) and error.exit_code == 7
+
+
+NO_WORD = ["", '{"note": "x"}', '{"kept": 1}', '{"kept": {"answered": "a", "images": 2}}', "[]", "1", "{"]
+
+
+@pytest.mark.parametrize("line", NO_WORD)
+def test_what_the_runner_does_not_say_is_not_kept(line):
+    assert openssh.kept(line) == ""
+
+
+def test_the_last_word_about_what_is_kept_counts():
+    said = [json.dumps({"kept": {"answered": n, "images": 10_000}}) for n in (0, 2_500)]
+    assert "the latency part and 2,500 of 10,000 answers" in openssh.kept("\n".join(["x", *said, "Broken pipe"]))
+    error = openssh.meaning("me@orin", "\n".join([said[0], "Broken pipe", said[1]]), True, openssh.kept(said[1]))
+    assert error.found == "connection lost (Broken pipe)" and "2,500 of 10,000" in error.hint
 
 
 def test_ssh_is_asked_for_nothing_it_could_ask_back(plays):

@@ -144,15 +144,24 @@ def test_a_started_command_can_be_talked_to(board):
     assert child.communicate("hello\n") == ("olleh\n", "") and child.returncode == 0
 
 
-def test_a_command_dies_with_its_connection(board, tmp_path):
+WORDS = {  # of a runner before its connection is lost -> what the error must say of it
+    "": openssh.NOTHING,
+    json.dumps({"kept": {"answered": 1_500, "images": 2_000}}): "the latency part and 1,500 of 2,000 answers",
+}
+
+
+@pytest.mark.parametrize("word", WORDS, ids=["nothing measured", "in mid-run"])
+def test_a_command_dies_with_its_connection_and_what_is_kept_is_said(board, tmp_path, word):
     """Nobody's runner goes on measuring on the board."""
     link, mark = board(own=True), tmp_path / "pid"
-    code = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    code = f"import os, sys, time; print({word!r}, file=sys.stderr, flush=True); time.sleep(0.3); "
+    code += f"open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     failed = []
 
     def running():
         try:
-            link.run([sys.executable, "-c", code])
+            with link.held(print):
+                link.run([sys.executable, "-c", code])
         except StageFailed as error:
             failed.append(error)
 
@@ -161,8 +170,21 @@ def test_a_command_dies_with_its_connection(board, tmp_path):
     until(lambda: mark.exists() and mark.read_text(), "it started")
     subprocess.run([*link._client.argv(["true"])[:-3], "-O", "exit", "--", link.host], capture_output=True)
     thread.join(LIMIT)
-    assert "connection lost" in str(failed[0]) and openssh.KEPT in failed[0].hint
+    assert "connection lost" in str(failed[0]) and WORDS[word] in failed[0].hint
     until(lambda: not Path(f"/proc/{mark.read_text()}").exists(), "the command ended")
+
+
+def test_a_lost_way_back_says_that_all_is_kept_and_a_cleared_folder_that_nothing_is(board):
+    link = board()
+    done = json.dumps({"kept": {"answered": 2_000, "images": 2_000}})
+    with link.held(print):
+        assert link.run([sys.executable, "-c", f"import sys; print({done!r}, file=sys.stderr)"]).returncode == 0
+        assert "2,000 of 2,000" in link._left
+        link.clear(f"{link.facts()['root']}/runs/x")
+        assert link._left == openssh.NOTHING
+        link._left = "of the target before"
+    with link.held(print):
+        assert link._left == openssh.NOTHING
 
 
 def test_host_key_unknown_and_changed(board, sshd, tmp_path):
