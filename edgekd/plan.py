@@ -25,11 +25,10 @@ from edgekd.params import (
     ViewsParams,
 )
 from edgekd.recipe import Distill, Fit, Qat, Recipe
-from edgekd.targets import measurable, resolve_targets, runtime_of, with_sources
+from edgekd.targets import measurable, resolve_targets, runtime_of, trained_scheme, with_sources
 from edgekd.validation import check, needs_teacher, reachable
 
 GOALS = ("data", "teacher", "student", "graph", "quantized", "export", "bench")
-QAT_SCHEME = "u8s8"  # whose file quantization-aware training rounds like
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ def _qat(recipe: Recipe, qat: Qat, student: Step) -> Step:
         augment=_augment(recipe),
         roles=_roles(recipe),
         seed=student.params.seed,  # type: ignore[attr-defined]
-        scheme=QAT_SCHEME,
+        scheme=trained_scheme(recipe, qat),
         calibrate=qat.calibrate,
         images=qat.images,
         learn_ranges=qat.learn_ranges,

@@ -193,6 +193,9 @@ class Qat(Section):
         None, gt=0, exclude_if=_absent, description="a tenth of that of the student's fit where left out"
     )
     schedule: Literal["step", "cosine", "one-cycle"] = "cosine"
+    scheme: Literal["u8s8", "s8-trt"] | None = Field(
+        None, exclude_if=_absent, description="whose file it rounds like; that of the first such target where left out"
+    )
     calibrate: str = Field("mse", description="where the ranges start: a calibrator of the quantizer ptq")
     images: int = Field(512, ge=1, description="training images that the ranges start from")
     learn_ranges: bool = Field(True, description="let the ranges of the activations learn, too")

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from edgekd import devices, profiles, registry
 from edgekd.errors import EngineMismatch, MissingTool, RecipeError, nearest
 from edgekd.profiles import Device, Target
-from edgekd.recipe import Recipe
+from edgekd.recipe import Qat, Recipe
 
 FILES = (".yaml", ".yml")
+QAT_SCHEMES = ("u8s8", "s8-trt")  # whose files training can round like; the first where no target says
 
 
 def resolve_targets(names: Sequence[str], where: str, recipe: Recipe, quantized: bool | None = None) -> list[str]:
@@ -56,6 +57,14 @@ def quantizes(recipe: Recipe) -> bool:
     own = [known.get(name) or profiles.target(name) for name in recipe.export if name in known or name.endswith(FILES)]
     schemes = [recipe.student.scheme or "none", *(target.scheme for target in own)]
     return recipe.qat is not None or any(profiles.precision(scheme) == "int8" for scheme in schemes)
+
+
+def trained_scheme(recipe: Recipe, qat: Qat) -> str:
+    """The scheme that quantization-aware training rounds like: the recipe's, else that of the first target which has one."""
+    if qat.scheme is not None:
+        return qat.scheme
+    schemes = [scheme for name in recipe.export for scheme in _schemes(name) if scheme in QAT_SCHEMES]
+    return (schemes or QAT_SCHEMES)[0]
 
 
 def runtime_of(recipe: Recipe, device: Device, target: Target) -> str | None:
@@ -172,6 +181,14 @@ def _require_tool(target: Target) -> None:
         raise RecipeError(f"target {target.name}: tool", str(target.tool), expected)
     if needs and target.kind is None:
         raise RecipeError(f"target {target.name}: kind", "left out", "this CPU, simulator, emulated or estimated")
+
+
+def _schemes(name: str) -> list[str]:
+    """Of a target; of a family, those of all its targets."""
+    known = profiles.targets()
+    if name in known or name.endswith(FILES):
+        return [(known.get(name) or profiles.target(name)).scheme]
+    return [target.scheme for target in known.values() if target.family == name]
 
 
 def _by_family(name: str, where: str, quantized: bool, known: Mapping[str, Target]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from edgekd import devices, methods, profiles, registry
 from edgekd.errors import RecipeError, nearest
 from edgekd.recipe import Distill, Recipe
@@ -74,6 +77,11 @@ def needs_teacher(distill: Distill) -> bool:
     return methods.needs_teacher(distill.use, distill.args)
 
 
+def beside_qat(args: Mapping[str, Any]) -> list[str]:
+    """The arguments of post-training quantization that change what the network would be trained for."""
+    return [name for name, value in args.items() if name != "calibrate" and value not in (False, "int8")]
+
+
 def _check_student(recipe: Recipe) -> None:
     student = recipe.student
     if student.imported and recipe.distill is not None:
@@ -101,7 +109,7 @@ def _check_qat(recipe: Recipe) -> None:
     if quantize.use != QAT_STARTS:
         found = f"{quantize.use} beside qat, whose ranges it has no use for"
         raise RecipeError("quantize.use", found, QAT_STARTS, f"--set quantize.use={QAT_STARTS}, or remove qat")
-    others = [name for name, value in quantize.args.items() if name != "calibrate" and value not in (False, "int8")]
+    others = beside_qat(quantize.args)
     if others:
         found = f"{quantize.args[others[0]]} beside qat: the network is trained for the file as it is without"
         raise RecipeError(f"quantize.{others[0]}", found, "left out", f"remove {others[0]}, or qat")

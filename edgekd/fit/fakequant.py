@@ -22,7 +22,8 @@ from edgekd.errors import RecipeError
 from edgekd.models.fold import foldable, put
 from edgekd.taps import TapPoint
 
-LEVELS = 255  # largest value of an unsigned 8-bit activation
+LEVELS = 255  # from the smallest to the largest value of an 8-bit activation
+SIGNED = -128  # smallest value of a signed one
 FARTHEST = math.log(4)  # of a learned step from its start: what wants to go farther diverges
 STEPS = 127  # of a signed 8-bit weight to each side of 0
 GRAPH = "graph"  # the traced network inside a `FakeQuantized`
@@ -35,14 +36,16 @@ class Activation:
     Attributes:
         node: Its name in `traced`.
         scale: Starting step, > 0.
-        zero_point: The 8-bit value of 0.0, 0 to 255.
+        zero_point: The 8-bit value of 0.0, 0 to 255, or -128 to 127 where it is signed.
         like: Node whose step it shares; None: it has its own.
+        signed: Its values are int8, not uint8.
     """
 
     node: str
     scale: float
     zero_point: int
     like: str | None = None
+    signed: bool = False
 
 
 class Rounded(nn.Module):
@@ -53,15 +56,16 @@ class Rounded(nn.Module):
         scale: See `Activation`.
         zero_point: See `Activation`.
         learned: Let the step learn.
+        signed: See `Activation`.
     """
 
     start: Tensor
 
-    def __init__(self, scale: float, zero_point: int, learned: bool) -> None:
+    def __init__(self, scale: float, zero_point: int, learned: bool, signed: bool = False) -> None:
         super().__init__()
         self.register_buffer("start", torch.tensor(scale, dtype=torch.float32))
         self.ratio = nn.Parameter(torch.zeros(()), requires_grad=learned)
-        self.zero_point = zero_point
+        self.zero_point, self.lowest = zero_point, SIGNED if signed else 0
 
     @property
     def step(self) -> Tensor:
@@ -71,7 +75,8 @@ class Rounded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The same shape; gradient of x where it is inside the range, of the step by equation 3 of LSQ."""
         step = self.step
-        place = (x / step).clamp(-self.zero_point, LEVELS - self.zero_point)
+        low = self.lowest - self.zero_point
+        place = (x / step).clamp(low, low + LEVELS)
         return (place + (place.round() - place).detach()) * step
 
 
@@ -226,6 +231,19 @@ def traced(network: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(network, _graph(network)[0])
 
 
+def refuse_gone(network: nn.Module, points: Mapping[str, TapPoint]) -> None:
+    """Refuse taps of what a network with all its BatchNorms folded does not have.
+
+    Raises:
+        RecipeError: A tap reads the bare output of a convolution that the BatchNorm of another module is folded into.
+    """
+    gone = {conv for conv, _ in foldable(network, across=True)} - {conv for conv, _ in foldable(network)}
+    for tap, point in points.items():
+        if point.path in gone and point.side == "output":
+            found = f"the method reads the tap {tap!r}, and the int8 file has no {point.path} without the BatchNorm behind it"
+            raise RecipeError("qat", found, "a method of other taps", "remove qat: post-training quantization")
+
+
 def values(graph: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
     """{node: value} of all tensors that a batch makes, in the order made."""
     seen: dict[str, Tensor] = {}
@@ -261,11 +279,12 @@ def fake_quantized(
         biases: {module of `weights` whose `bias` is rounded: node of the activation that it reads}.
 
     Raises:
-        RecipeError: See `traced`.
+        RecipeError: See `traced`; a tap reads a convolution that its file has only with the BatchNorm of another module in it.
     """
+    refuse_gone(network, points)
     network = copy.deepcopy(network).eval()  # a trace in training would keep functional dropout for good
     network.requires_grad_(True)
-    for conv_path, norm_path in foldable(network):
+    for conv_path, norm_path in foldable(network, across=True):
         conv, norm = network.get_submodule(conv_path), network.get_submodule(norm_path)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         put(network, conv_path, FoldedConv(conv, norm))
@@ -275,7 +294,8 @@ def fake_quantized(
     after: dict[fx.Node, fx.Node] = {}
     for activation in activations:
         if activation.like is None:
-            network.add_module(PREFIX + activation.node, Rounded(activation.scale, activation.zero_point, learned))
+            rounding = Rounded(activation.scale, activation.zero_point, learned, activation.signed)
+            network.add_module(PREFIX + activation.node, rounding)
     for activation in activations:
         node = places[activation.node]
         after[node] = _behind(graph, node, PREFIX + (activation.like or activation.node))

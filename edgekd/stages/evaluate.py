@@ -196,7 +196,7 @@ def read_network(artifact: Artifact, data: Data) -> tuple[nn.Module, str, Normal
     if "graft" in facts:
         network = regraft(network, facts["graft"])
     if facts.get("folded"):
-        network = fold_batchnorm(network)
+        network = fold_batchnorm(network, across=True)
     load_checkpoint(network, artifact.path / WEIGHTS, facts["model"], where=artifact.id)
     return network, facts["model"], (tuple(facts["normalize"]["mean"]), tuple(facts["normalize"]["std"]))
 

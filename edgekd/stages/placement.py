@@ -49,7 +49,7 @@ def placement(network: nn.Module, graph: Path, quantized: Path, images: npt.NDAr
     Args:
         network: Float, on the CPU, in eval mode.
         graph: Its ONNX file.
-        quantized: That file with QuantizeLinear and DequantizeLinear in it; activations uint8, weights int8.
+        quantized: That file with QuantizeLinear and DequantizeLinear in it; activations in 8 bits, weights int8.
         images: [n, C, H, W] normalised: real ones, on which no two layers give the same values.
 
     Raises:
@@ -71,7 +71,8 @@ def placement(network: nn.Module, graph: Path, quantized: Path, images: npt.NDAr
         scale, zero_point = float(constants[node.input[1]]), int(constants[node.input[2]])
         owner = owners.setdefault(node.input[1], place)  # a pooled value has the steps of what was pooled
         nodes[name] = owner
-        activations.setdefault(place, Activation(place, scale, zero_point, None if owner == place else owner))
+        signed = constants[node.input[2]].dtype == np.int8
+        activations.setdefault(place, Activation(place, scale, zero_point, None if owner == place else owner, signed))
     layers = _layers(network, onnxfile.load(graph))
     return Placement(nodes, list(activations.values()), _weights(model, layers), _biases(model, layers, nodes))
 

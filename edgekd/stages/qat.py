@@ -24,7 +24,7 @@ from edgekd.data import calibration, normalize
 from edgekd.distillers.base import Distiller
 from edgekd.errors import RecipeError, StageFailed
 from edgekd.fit import cached, compiling, ready, seeding
-from edgekd.fit.fakequant import FakeQuantized, fake_quantized, traced
+from edgekd.fit.fakequant import FakeQuantized, fake_quantized, refuse_gone, traced
 from edgekd.fit.loop import fit
 from edgekd.fit.process import own_threads
 from edgekd.fit.request import FitResult, Side
@@ -70,7 +70,8 @@ def check(params: QatParams, context: RunContext) -> None:
     """Build the network, see that it can be traced and that the method can teach it.
 
     Raises:
-        RecipeError: Control flow that hangs on the input, a method that ships layers of its own, settings that contradict.
+        RecipeError: Control flow that hangs on the input, a method that ships layers of its own or reads what the file does not
+            have, settings that contradict.
         MissingTool: The device or the compiler named is not there.
     """
     registry.check("quantizers", QAT_STARTS, {"calibrate": params.calibrate}, "qat")
@@ -81,8 +82,9 @@ def check(params: QatParams, context: RunContext) -> None:
     ready.check(params.fit, context.device, "qat", compile_allowed=context.compile)
     judging.require_train("qat.images", params.images, params.roles, context)
     draft = evaluate.draft(params.model, context)
+    _check_taps(params.model, draft, distiller, context)
     if context.size is None:  # not known yet: the rest is seen once the data are there
-        traced(fold_batchnorm(draft))
+        traced(fold_batchnorm(draft, across=True))
     else:
         _try_placement(params, draft, context.channels or evaluate.RGB, context.size)
 
@@ -125,10 +127,22 @@ def run(params: QatParams, inputs: Mapping[str, Artifact], out: Path, context: R
     return StageResult(metrics, (*evaluate.PAYLOAD, RANGES))
 
 
+def _check_taps(model: str, draft: nn.Module, distiller: Distiller, context: RunContext) -> None:
+    """See that the method reads nothing that is gone once BatchNorm is folded; not while its teacher is not known."""
+    theirs: list[str] = []
+    if distiller.needs_teacher:
+        if context.teacher_model is None:
+            return
+        theirs = list(models.taps(context.teacher_model, evaluate.draft(context.teacher_model, context)))
+    points = models.taps(model, draft)
+    wanted, _ = distiller.wanted(list(points), theirs)
+    refuse_gone(draft, {tap: points[tap] for tap, _ in wanted})
+
+
 def _start(params: QatParams, student: Artifact, data: evaluate.Data, context: RunContext) -> _Start:
     """The student folded, and where the int8 file of it rounds."""
     network, model, _ = evaluate.read_network(student, data)
-    folded = fold_batchnorm(network)
+    folded = fold_batchnorm(network, across=True)
     facts = read_json(student.path / evaluate.MODEL)
     normal = normalization(facts)
     rows = calibration.calibration_rows(data.arrays, params.images, params.seed, "qat.images")
@@ -179,7 +193,7 @@ def _try_placement(params: QatParams, draft: nn.Module, channels: int, size: tup
         draft.train()(images)
     shown = images.numpy()
     try:
-        _placed(fold_batchnorm(draft), shown, [shown], params.scheme, "minmax")
+        _placed(fold_batchnorm(draft, across=True), shown, [shown], params.scheme, "minmax")
     except StageFailed as error:
         raise RecipeError(
             "qat", f"{params.model}: {error.found}", "a network all of whose roundings are found", "remove qat"

@@ -31,6 +31,8 @@ from edgekd.stages.converted import (
     read_json,
     write_json,
 )
+from edgekd.targets import QAT_SCHEMES
+from edgekd.validation import QAT_STARTS, beside_qat
 
 VERSION = 1
 PAYLOAD = ("model.onnx", "model.json", "golden.npz", "calibration.json", predictions.FILE)
@@ -102,7 +104,8 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
     reports = {"test": report}
     if ranges is not None:
         reports["fake_quant"] = _against_trained(inputs["qat"], answers.of("test"), found)
-    conclude(out, f"quantized/{params.scheme}", "the float graph", reports, context, hint=_hint(params), apart=TRAINED)
+    hint = _hint(params) + _training(params, inputs, facts)
+    conclude(out, f"quantized/{params.scheme}", "the float graph", reports, context, hint=hint, apart=TRAINED)
     return StageResult(
         metrics={
             **predictions.summarize(answers),
@@ -123,8 +126,9 @@ def trained_ranges(qat: Artifact | None, scheme: str, console: Console) -> dict[
         return None
     stored = read_json(qat.path / "ranges.json")
     if stored["scheme"] != scheme:
+        other = f" (--set qat.scheme={scheme} trains it for this one)" if scheme in QAT_SCHEMES else ""
         console.log(
-            f"quantize: the network was trained with ranges of {stored['scheme']}: for {scheme} it is calibrated"
+            f"quantize: the network was trained with ranges of {stored['scheme']}: for {scheme} it is calibrated{other}"
         )
         return None
     return {name: Range(float(own["scale"]), int(own["zero_point"])) for name, own in stored["ranges"].items()}
@@ -178,6 +182,15 @@ def _another(params: QuantizeParams) -> str:
     known = registry.plugins("quantizers").values()
     wrapping = [p.name for p in known if params.use in [use for use, _ in registry.members("quantizers", p.name, {})]]
     return "".join(f" or --set quantize.use={name}" for name in wrapping)
+
+
+def _training(params: QuantizeParams, inputs: Mapping[str, Artifact], facts: Mapping[str, Any]) -> str:
+    """Quantization-aware training, of a network without layers of its method, by the recipe as it is."""
+    network = "student" in inputs["graph"].inputs and "graft" not in facts
+    able = params.use == QAT_STARTS and params.scheme in QAT_SCHEMES and not beside_qat(params.args)
+    if "qat" in inputs or not network or not able:
+        return ""
+    return f" or --set qat.epochs=2 --set qat.scheme={params.scheme}"
 
 
 def batches(

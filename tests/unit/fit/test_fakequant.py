@@ -18,18 +18,21 @@ from tests.tolerances import FOLDED_LOGITS
 assert SMALLEST
 
 
-def quantized(x: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-    """QuantizeLinear and DequantizeLinear of ONNX in uint8: round half to even, then add the zero point, then saturate."""
-    levels = np.clip(np.rint(x / np.float32(scale)) + zero_point, 0, 255)
+def quantized(x: np.ndarray, scale: float, zero_point: int, signed: bool) -> np.ndarray:
+    """QuantizeLinear and DequantizeLinear of ONNX in 8 bits: round half to even, then add the zero point, then saturate."""
+    levels = np.clip(np.rint(x / np.float32(scale)) + zero_point, *((-128, 127) if signed else (0, 255)))
     return ((levels - zero_point) * np.float32(scale)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("scale", "zero_point"), [(0.02, 0), (0.037, 128), (0.5, 255)])
-def test_an_activation_is_rounded_as_the_operators_do(scale: float, zero_point: int) -> None:
+@pytest.mark.parametrize(
+    ("scale", "zero_point", "signed"),
+    [(0.02, 0, False), (0.037, 128, False), (0.5, 255, False), (0.02, 0, True), (0.03, -128, True)],
+)
+def test_an_activation_is_rounded_as_the_operators_do(scale: float, zero_point: int, signed: bool) -> None:
     x = torch.randn(4000, generator=seeded()) * 3
     x[:20] = (torch.arange(20) - 10 + 0.5) * torch.tensor(scale)  # ties
-    ours = Rounded(scale, zero_point, learned=True)(x).detach().numpy()
-    np.testing.assert_array_equal(ours, quantized(x.numpy(), scale, zero_point))
+    ours = Rounded(scale, zero_point, learned=True, signed=signed)(x).detach().numpy()
+    np.testing.assert_array_equal(ours, quantized(x.numpy(), scale, zero_point, signed))
 
 
 def test_gradients_are_those_of_lsq() -> None:
@@ -153,13 +156,13 @@ def test_batchnorm_goes_by_its_batches_and_then_keeps_its_statistics(name: str) 
     assert plain and not [key for key, grad in plain.items() if grad is None or not grad.isfinite().all()]
 
 
-@pytest.mark.parametrize("name", ["resnet8", "vgg8", "mobilenetv2_05"])
+@pytest.mark.parametrize("name", ["resnet8", "vgg8", "mobilenetv2_05", "wrn_16_2"])
 def test_a_convolution_and_its_batchnorm_are_the_one_that_is_written(name: str) -> None:
     """Before and behind the folding, learning and frozen: without rounding the same network; its weights those of the fold."""
     random = seeded()
     images = torch.randn(8, 3, 32, 32, generator=random)
     network = settled(models.build(name, classes=4, generator=random), images, random)
-    made, folded = fake_quantized(network, {}, [], {}, learned=True), fold_batchnorm(network)
+    made, folded = fake_quantized(network, {}, [], {}, learned=True), fold_batchnorm(network, across=True)
     weights, expected = made.weights(), folded.state_dict()
     assert sorted(weights) == sorted(expected)
     for key, value in expected.items():
@@ -172,6 +175,16 @@ def test_a_convolution_and_its_batchnorm_are_the_one_that_is_written(name: str) 
             dropping.p = 0.0
         whole, ours = network.train()(images), made.train()(images)  # both by their batch
         assert float((ours - whole).abs().max() / (whole.max() - whole.min())) < FOLDED_LOGITS
+
+
+def test_a_tap_that_the_file_does_not_have_is_refused() -> None:
+    """The stem of a wide ResNet is bare; the file has it only with the BatchNorm of the first block in it."""
+    network = models.build("wrn_16_2", classes=4)
+    points = models.taps("wrn_16_2", network)
+    with pytest.raises(RecipeError, match=r"'stem'.*no conv1 without the BatchNorm"):
+        fake_quantized(network, points, [], {}, learned=True)
+    del points["stem"]
+    assert set(fake_quantized(network, points, [], {}, learned=True).points) == set(points)
 
 
 class Branching(nn.Module):

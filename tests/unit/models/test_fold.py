@@ -54,5 +54,14 @@ class Shared(nn.Module):
 
 
 def test_only_what_is_exact_is_folded() -> None:
-    folded = fold_batchnorm(Shared())
-    assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) == 3
+    assert norms(fold_batchnorm(Shared())) == 3
+
+
+def test_across_parents_it_is_folded_where_asked() -> None:
+    network, images = Shared(), torch.rand(8, 3, 4, 4, generator=seeded())
+    settled(network, images, seeded(1)).eval()
+    folded = fold_batchnorm(network, across=True)
+    assert norms(folded) == 2 and isinstance(folded.inner[0], nn.Identity)
+    with torch.no_grad():
+        whole = network(images)
+        assert (folded(images) - whole).abs().max() <= FOLDED_LOGITS * (whole.max() - whole.min())

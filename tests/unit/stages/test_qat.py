@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from networks import SMALLEST, seeded, settled
@@ -66,19 +67,20 @@ def made(
     return as_artifact(out, "qat", qat.run(given, inputs, out, context).metrics)
 
 
-@pytest.mark.parametrize("use", ["kd", "rtk", "ce"])
+@pytest.mark.parametrize(("use", "scheme"), [("kd", "u8s8"), ("rtk", "u8s8"), ("ce", "u8s8"), ("kd", "s8-trt")])
 def test_the_file_decides_as_the_network_that_was_trained(
     use: str,
+    scheme: str,
     inputs: dict[str, Artifact],
     tmp_path: Path,
     training_context: RunContext,
     as_artifact: Callable[..., Artifact],
 ) -> None:
-    trained = made(params(use), inputs, tmp_path / "qat", training_context, as_artifact)
+    trained = made(params(use, scheme=scheme), inputs, tmp_path / "qat", training_context, as_artifact)
     steps = {"data": inputs["data"], "student": trained}
     for role, stage, given in (
         ("graph", graph, GraphParams(roles=Roles(), golden=8)),
-        ("quantized", quantize, QuantizeParams(scheme="u8s8", images=20, roles=Roles(), seed=3)),
+        ("quantized", quantize, QuantizeParams(scheme=scheme, images=20, roles=Roles(), seed=3)),
     ):
         out = tmp_path / role
         out.mkdir()
@@ -151,27 +153,40 @@ def test_a_method_that_ships_layers_is_refused_before_work(use: str, training_co
         qat.check(params(use), training_context)
 
 
-@pytest.mark.parametrize("family", sorted(SMALLEST))
-def test_every_rounded_tensor_of_each_family_is_found(family: str, tmp_path: Path) -> None:
-    """And the network that rounds there answers as the file does."""
-    name, random = SMALLEST[family], seeded()
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [*((SMALLEST[family], "u8s8") for family in sorted(SMALLEST)), ("wrn_16_2", "u8s8")]
+    + [(name, "s8-trt") for name in ("resnet8", "wrn_16_2", "mobilenetv2_05", "vgg8")],
+)
+def test_every_rounded_tensor_of_each_family_is_found(name: str, scheme: str, tmp_path: Path) -> None:
+    """And the network that rounds there answers as the file does, where it is run as it is written: onnxruntime rounds the float biases of s8-trt."""
+    random = seeded()
     images = torch.randn(8, 3, 32, 32, generator=random)
     network = settled(models.build(name, classes=10, generator=random), images, random)
-    folded = fold_batchnorm(network)
+    folded = fold_batchnorm(network, across=True)
     plain, rounded = tmp_path / "graph.onnx", tmp_path / "quantized.onnx"
     model = onnxfile.strip(tracing.trace(folded, 3, (32, 32), onnxfile.OPSET))
     onnxfile.save(simplification.simplify(model, "onnxsim", images.numpy())[0], plain)
     quantizer = registry.construct("quantizers", "ptq", {"calibrate": "minmax", "bias_correction": False})
     assert isinstance(quantizer, Quantizer)
-    quantizer.quantize(plain, rounded, calibration=[images.numpy()], scheme="u8s8")
+    quantizer.quantize(plain, rounded, calibration=[images.numpy()], scheme=scheme)
     found = placement.placement(folded, plain, rounded, images.numpy())
     asked = [n for n in onnxfile.load(rounded).graph.node if n.op_type == "QuantizeLinear"]
     assert len(found.nodes) == len(asked) > 5
     made = fake_quantized(network, {}, found.activations, found.weights, learned=False, biases=found.biases).eval()
     with torch.no_grad():
         ours, whole = made(images).numpy(), folded(images).numpy()
-    file = infer(session(rounded), images.numpy())
+    file = as_written(rounded, images.numpy())
     assert agreement.sqnr_db(ours, file) > agreement.sqnr_db(whole, file) + QAT_NEARER_DB
+
+
+def as_written(path: Path, images: np.ndarray) -> np.ndarray:
+    """What the operators of a file give, none of them fused."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    plain = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    logits: np.ndarray = plain.run(None, {onnxfile.INPUT: images})[0]
+    return logits
 
 
 def test_values_that_share_their_steps_in_the_file_share_them_in_training(tmp_path: Path) -> None:
@@ -218,7 +233,11 @@ def test_a_tensor_that_the_network_lacks_is_named(tmp_path: Path) -> None:
     ("changes", "known", "message"),
     [
         ({"images": 61}, {"train_images": 60}, "qat.images: 61 images"),
-        ({"model": "wrn_16_2"}, {"size": (16, 16), "classes": 3}, "no layer of the network has"),
+        (
+            {"model": "wrn_16_2", "distill": DistillParams(use="fitnet", args={"hint_layer": 0}, cached_views=None)},
+            {"size": (16, 16), "classes": 3, "teacher_model": "wrn_16_2"},
+            "no conv1 without the BatchNorm",
+        ),
     ],
 )
 def test_what_training_would_end_with_is_refused_before_it(
@@ -243,6 +262,27 @@ def test_a_recipe_that_cannot_keep_its_word_is_refused_before_training(settings:
     recipe = load(profiles.shipped("recipes") / "quickstart.yaml", ["qat.epochs=1", *settings])
     with pytest.raises(RecipeError, match=message):
         plan(recipe)
+
+
+@pytest.mark.parametrize(
+    ("settings", "scheme"),
+    [
+        ([], "u8s8"),
+        (["export=[onnx]"], "u8s8"),
+        (["export=[onnx, onnx-int8, tensorrt-int8]"], "u8s8"),
+        (["export=[onnx, tensorrt-int8, onnx-int8]"], "s8-trt"),
+        (["export=[trt]"], "s8-trt"),
+        (["export=[tensorrt-int8]", "qat.scheme=u8s8"], "u8s8"),
+    ],
+)
+def test_it_rounds_like_the_first_int8_target_that_it_can(settings: list[str], scheme: str) -> None:
+    recipe = load(profiles.shipped("recipes") / "quickstart.yaml", ["qat.epochs=1", *settings])
+    assert [step.params.scheme for step in plan(recipe) if isinstance(step.params, QatParams)] == [scheme]
+
+
+def test_a_recipe_that_names_no_scheme_is_dumped_as_before() -> None:
+    recipe = load(profiles.shipped("recipes") / "quickstart.yaml", ["qat.epochs=1"])
+    assert recipe.qat is not None and "scheme" not in recipe.qat.model_dump()
 
 
 def test_the_steps_of_a_recipe_with_qat() -> None:

@@ -243,6 +243,27 @@ def test_a_file_that_decides_otherwise_than_the_trained_network_fails(tmp_path, 
         quantize.run(QUANTIZE, {"data": chain().data, "graph": chain().graph, "qat": qat}, out, CONTEXT)
 
 
+@pytest.mark.parametrize(
+    ("changes", "source", "facts", "named"),
+    [
+        ({}, "student", {}, True),
+        ({"scheme": "s8-trt"}, "student", {}, True),
+        ({"scheme": "qnn"}, "student", {}, False),
+        ({"use": "mixed", "args": {"max_drop_pp": 1.0}}, "student", {}, False),
+        ({"args": {"gates": "float"}}, "student", {}, False),
+        ({}, "onnx", {}, False),
+        ({}, "student", {"graft": {}}, False),
+    ],
+)
+def test_training_is_named_as_a_remedy_where_the_recipe_can_have_it(changes, source, facts, named, tmp_path):
+    graph = artifact("graph", tmp_path)
+    graph.manifest["inputs"][source] = {"id": "student/1"}
+    params = QUANTIZE.model_copy(update=changes)
+    hint = f" or --set qat.epochs=2 --set qat.scheme={params.scheme}"
+    assert quantize._training(params, {"graph": graph}, facts) == (hint if named else "")
+    assert quantize._training(params, {"graph": graph, "qat": graph}, facts) == ""
+
+
 def test_ranges_of_another_scheme_are_left_and_said_so(of_training, tmp_path, capfd):
     loud = replace(CONTEXT, console=Console())
     inputs = {"data": chain().data, "graph": chain().graph, "qat": of_training}
