@@ -69,8 +69,13 @@ def trained_scheme(recipe: Recipe, qat: Qat) -> str:
 
 def runtime_of(recipe: Recipe, device: Device, target: Target) -> str | None:
     """The runtime that measures a target on a device: the recipe's, else the first of the device's that it runs in."""
-    fitting = [name for name in _able(recipe, device, target) if fits(device, name, target)]
-    return fitting[0] if fitting else None
+    asked = recipe.bench.runtime
+    return next((name for name in fitting(device, target) if asked in (None, name)), None)
+
+
+def fitting(device: Device, target: Target) -> list[str]:
+    """The device's runtimes that run a target's file, for the device's chip."""
+    return [name for name in device.runtimes if name in target.runtimes and fits(device, name, target)]
 
 
 def other_chip(recipe: Recipe, named: Sequence[Device], target: Target, command: str) -> EngineMismatch | None:
@@ -88,9 +93,9 @@ def other_chip(recipe: Recipe, named: Sequence[Device], target: Target, command:
     device, runtime = wrong[0]
     own = device.runtimes[runtime].chip or device.family
     others = [one for one in profiles.targets().values() if one.exporter == target.exporter]
-    fitting = [one.name for one in others if chip_of(one) == own]
+    right = [one.name for one in others if chip_of(one) == own]
     name = device.reference or device.name
-    hint = f"edgekd {command} --format {fitting[0]} --device {shlex.quote(name)}" if fitting else "edgekd formats"
+    hint = f"edgekd {command} --format {right[0]} --device {shlex.quote(name)}" if right else "edgekd formats"
     found = f"its file is for {chip_of(target)}, and {name} is a {own} ({device.profile or device.name})"
     return EngineMismatch(f"target {target.name}", found, f"a file for {own}", hint)
 

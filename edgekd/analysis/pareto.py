@@ -16,9 +16,8 @@ from edgekd.artifact import Artifact
 from edgekd.runner.bundle import REAL
 
 AXES = ("top1_percent", "p50_ms", "energy_mj")
-PROCESSES = (
-    1.03  # two processes of one file were seen to differ by 2.5 %, which the interval of one of them does not hold
-)
+# Two processes of one file were seen to differ by 2.5 %, which the interval of one of them does not hold.
+PROCESSES = 1.03
 HIGHER = {"top1_percent"}  # is better; of the others, lower is
 COLUMNS = ("file", "runtime", "top-1 % [95 %]", "p50 ms [95 %]", "energy mJ [95 %]", "verdict", "")
 

@@ -69,10 +69,8 @@ def ratio_interval(
     if len(names) > 1:
         told = np.asarray(sittings)
         logs = np.log([float(np.median(ratios[told == name])) for name in names])
-        centre, half = (
-            float(logs.mean()),
-            stats.student(confidence, len(names) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(names)),
-        )
+        centre, error = float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(names))
+        half = stats.student(confidence, len(names) - 1) * error
         return math.exp(centre), math.exp(centre - half), math.exp(centre + half)
     draws = round(stats.RESAMPLES * max(1.0, 0.05 / (1 - confidence)))  # as many beyond each end as at 95 %
     low, high = stats.bootstrap_interval(ratios, 50, confidence, resamples=draws)
@@ -97,16 +95,9 @@ def _effect(
         if shown
         else f"no difference shown between {a} and {b}: ratio {ratio:.3f} {span}"
     )
-    found: dict[str, Any] = {
-        "first": a,
-        "second": b,
-        "ratio": ratio,
-        "low": low,
-        "high": high,
-        "confidence": confidence,
-    }
-    found["sittings"] = len(set(sittings)) or 1
-    return {**found, "rounds": len(ratios), "shown": shown, "words": words}
+    found = {"first": a, "second": b, "ratio": ratio, "low": low, "high": high, "confidence": confidence}
+    counts = {"sittings": len(set(sittings)) or 1, "rounds": len(ratios)}
+    return {**found, **counts, "shown": shown, "words": words}
 
 
 def _figures(samples: Block) -> dict[str, Any]:

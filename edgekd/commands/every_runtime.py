@@ -22,7 +22,7 @@ from edgekd.profiles import Device, Target
 from edgekd.recipe import Recipe
 from edgekd.runner.state import usable_cores
 from edgekd.stages.bench_turns import Entry, measure
-from edgekd.targets import fits
+from edgekd.targets import fitting
 from edgekd.tools import engines, place
 
 ALL = "all"
@@ -99,8 +99,7 @@ def refuse(files: Sequence[str] | None, rival: str | None, targets: Sequence[str
 def choose(device: Device) -> tuple[list[Target], list[Left]]:
     """The targets that a device's runtimes can run, float32 before int8; and those that lack a tool here."""
     wanted, left = [], []
-    every = profiles.targets().values()
-    able = [t for t in every if any(name in t.runtimes and fits(device, name, t) for name in device.runtimes)]
+    able = [target for target in profiles.targets().values() if fitting(device, target)]
     able = [target for target in able if profiles.precision(target.scheme) in PRECISIONS]
     for target in sorted(able, key=lambda one: (_runtime(one, device), profiles.precision(one.scheme))):
         where = f"export/{target.name}"
@@ -143,7 +142,7 @@ def _device(recipe: Recipe) -> Device:
 
 def _runtime(target: Target, device: Device) -> str:
     """The first of the device's runtimes that runs it."""
-    return next(name for name in device.runtimes if name in target.runtimes)
+    return fitting(device, target)[0]
 
 
 def _entry(recipe: Recipe, target: Target, device: Device, outcomes: Mapping[str, Outcome]) -> Entry:

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from edgekd.errors import RecipeError
-from edgekd.models.fold import foldable, put
+from edgekd.models.fold import foldable, parent, put
 from edgekd.taps import TapPoint
 
 LEVELS = 255  # from the smallest to the largest value of an 8-bit activation
@@ -231,15 +231,20 @@ def traced(network: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(network, _graph(network)[0])
 
 
+def gone(network: nn.Module) -> set[str]:
+    """Convolutions whose bare output no file has: the BatchNorm of another module is folded into them."""
+    return {conv for conv, norm in foldable(network, across=True) if parent(conv) != parent(norm)}
+
+
 def refuse_gone(network: nn.Module, points: Mapping[str, TapPoint]) -> None:
     """Refuse taps of what a network with all its BatchNorms folded does not have.
 
     Raises:
         RecipeError: A tap reads the bare output of a convolution that the BatchNorm of another module is folded into.
     """
-    gone = {conv for conv, _ in foldable(network, across=True)} - {conv for conv, _ in foldable(network)}
+    lost = gone(network)
     for tap, point in points.items():
-        if point.path in gone and point.side == "output":
+        if point.path in lost and point.side == "output":
             found = f"the method reads the tap {tap!r}, and the int8 file has no {point.path} without the BatchNorm behind it"
             raise RecipeError("qat", found, "a method of other taps", "remove qat: post-training quantization")
 

@@ -45,15 +45,16 @@ def foldable(network: nn.Module, across: bool = False) -> list[tuple[str, str]]:
         kinds = isinstance(network.get_submodule(conv), nn.Conv2d) and isinstance(
             network.get_submodule(norm), nn.BatchNorm2d
         )
-        if kinds and (across or _parent(conv) == _parent(norm)) and calls.count(conv) == calls.count(norm) == 1:
+        if kinds and (across or parent(conv) == parent(norm)) and calls.count(conv) == calls.count(norm) == 1:
             pairs.append((conv, norm))
     return pairs
 
 
 def put(network: nn.Module, path: str, module: nn.Module) -> None:
     """Set the module at a path of the network."""
-    setattr(network.get_submodule(_parent(path)), path.rpartition(".")[2], module)
+    setattr(network.get_submodule(parent(path)), path.rpartition(".")[2], module)
 
 
-def _parent(path: str) -> str:
+def parent(path: str) -> str:
+    """Path of the module that a module belongs to."""
     return path.rpartition(".")[0]

@@ -51,7 +51,7 @@ def conclude(
     reports: Mapping[str, ParityReport],
     context: RunContext,
     hint: str = "",
-    apart: Mapping[str, str] | None = None,
+    apart: Mapping[str, tuple[str, str]] | None = None,
     **extra: Any,
 ) -> None:
     """Write `parity.json`, say every verdict, then fail on the first that is bad.
@@ -63,7 +63,7 @@ def conclude(
         reports: {which images: verdict}.
         context: Console.
         hint: What to type when a bound does not hold.
-        apart: {report: its images and its reference, in words}, of those that are held to another one.
+        apart: {report: (its images, its reference)}, of those that are held to another one.
         **extra: Further plain values to keep in the file.
 
     Raises:
@@ -71,11 +71,11 @@ def conclude(
     """
     figures = {name: report.figures() for name, report in reports.items()}
     write_json(out / PARITY, {"against": against, **figures, **extra})
-    words = {name: f"{name} images with {against}" for name in reports} | dict(apart or {})
+    held = {name: (f"{name} images", against) for name in reports} | dict(apart or {})
     for name, report in reports.items():
-        context.console.log(f"{step}: {words[name].replace(' with ', ' against ', 1)}: {report.text}")
+        context.console.log(f"{step}: {' against '.join(held[name])}: {report.text}")
     for name, report in reports.items():
-        report.require(f"{step}: parity of {words[name]}", hint)
+        report.require(f"{step}: parity of {' with '.join(held[name])}", hint)
 
 
 def parity_metrics(report: ParityReport) -> dict[str, Any]:

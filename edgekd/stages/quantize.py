@@ -37,7 +37,7 @@ from edgekd.validation import QAT_STARTS, beside_qat
 VERSION = 1
 PAYLOAD = ("model.onnx", "model.json", "golden.npz", "calibration.json", predictions.FILE)
 SAID = 60  # characters of a choice in a line for people
-TRAINED = {"fake_quant": "test images with the network that was trained rounded"}  # not with the float graph
+TRAINED = {"fake_quant": ("test images", "the network that was trained rounded")}  # not the float graph
 BATCH = 64  # calibration images at a time: every activation of a batch is in memory at once
 
 

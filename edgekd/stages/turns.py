@@ -21,9 +21,8 @@ NS = 1_000_000_000
 BLOCK_SECONDS = 0.25  # of one contender: long against a switch of processes, short against what disturbs a machine
 PILOT = 8  # queries from whose median the block's length is chosen
 LEAST_QUERIES = 64  # of a run: what p90 needs
-SITTINGS = (
-    6  # Student's factor is 2.6 then, and 2.4 for 8; measured: two processes of one file differ by 1.6 % (one sigma)
-)
+# Student's factor is 2.6 then, and 2.4 for 8; measured: two processes of one file differ by 1.6 % (one sigma).
+SITTINGS = 6
 
 
 @dataclass(frozen=True)
