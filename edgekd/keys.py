@@ -30,6 +30,7 @@ from edgekd.plan import Step
 from edgekd.recipe import Fit
 from edgekd.stages import joint
 from edgekd.stages.base import RunContext
+from edgekd.targets import FLOAT_BIASES
 from edgekd.tools import place as tools
 from edgekd.validation import QAT_STARTS
 
@@ -134,6 +135,8 @@ def keyed(step: Step, inputs: Mapping[str, Artifact], settings: Settings) -> Key
             if members:
                 versions = [{"name": use, "version": registry.find(group, use).version} for use, _ in members]
                 material["plugin"]["members"] = versions
+    if isinstance(step.params, QuantizeParams) and step.params.scheme in FLOAT_BIASES:
+        material["plugin"]["evaluated"] = "biases in float"
     if isinstance(step.params, ExportParams) and step.params.tool is not None:
         material["plugin"]["tool"] = tools.fingerprint(step.params.tool)
     if fit_of(step.params) is not None:

@@ -17,9 +17,11 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from edgekd.console import Console
 from edgekd.data import normalize
 from edgekd.errors import IntegrityError, StageFailed
-from edgekd.onnxfile import INPUT, OUTPUT
+from edgekd.onnxfile import INPUT, OUTPUT, PREFIX
+from edgekd.targets import FLOAT_BIASES
 
 BATCH = 256  # 3 MiB of 32x32 images: wide enough for both cores, small beside any network's activations
+BIAS_ROUNDING = "WeightBiasQuantization"  # onnxruntime's name of what makes the float bias of an int8 layer int32
 ERRORS_ONLY = 3  # onnxruntime's severity; warnings would go to the terminal between our lines
 
 _REFUSALS = (  # onnxruntime's exceptions have no common base of their own
@@ -34,7 +36,7 @@ _REFUSALS = (  # onnxruntime's exceptions have no common base of their own
 
 
 def session(model: Path | bytes, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A CPU session of a file or of serialised bytes.
+    """A CPU session of a file or of serialised bytes; a file whose biases are to stay in float is run with them so.
 
     Args:
         model: `model.onnx`, or its bytes.
@@ -48,10 +50,13 @@ def session(model: Path | bytes, threads: int = 1) -> onnxruntime.InferenceSessi
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
+    source = str(model) if isinstance(model, Path) else model
     try:
-        opened = onnxruntime.InferenceSession(
-            str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
-        )
+        opened = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        if opened.get_modelmeta().custom_metadata_map.get(PREFIX + "scheme") in FLOAT_BIASES:
+            opened = onnxruntime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"], disabled_optimizers=[BIAS_ROUNDING]
+            )
     except _REFUSALS as error:
         raise IntegrityError(name, f"onnxruntime cannot load it ({error})", "an intact ONNX file") from error
     names = [value.name for value in opened.get_inputs()], [value.name for value in opened.get_outputs()]

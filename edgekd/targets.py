@@ -12,6 +12,7 @@ from edgekd.recipe import Qat, Recipe
 
 FILES = (".yaml", ".yml")
 QAT_SCHEMES = ("u8s8", "s8-trt")  # whose files training can round like; the first where no target says
+FLOAT_BIASES = ("s8-trt",)  # whose runtime takes biases in float: onnxruntime's rounding of them is no part of the file
 
 
 def resolve_targets(names: Sequence[str], where: str, recipe: Recipe, quantized: bool | None = None) -> list[str]:

@@ -91,6 +91,25 @@ def stack(seed: int = 0, groups: int = 1, between: str = "Relu") -> onnx.ModelPr
     return build(nodes, weights, (1, 12, 12), "stack")
 
 
+def chain(seed: int = 0, layers: int = 5) -> onnx.ModelProto:
+    """Convolutions straight behind each other, as a linear bottleneck and the depthwise one behind it, then a Gemm."""
+    random = np.random.default_rng(seed)
+    weights = {f"c{i}.w": _normal(random, (16, 16 if i else 1, 3, 3)) for i in range(layers)}
+    weights |= {f"c{i}.b": random.normal(size=16).astype(np.float32) for i in range(layers)}
+    weights |= {"fc.w": _normal(random, (CLASSES, 16)), "fc.b": random.normal(size=CLASSES).astype(np.float32)}
+    values = ["input", *(f"a{i}" for i in range(layers))]
+    nodes = [
+        helper.make_node("Conv", [values[i], f"c{i}.w", f"c{i}.b"], [values[i + 1]], f"c{i}", pads=[1, 1, 1, 1])
+        for i in range(layers)
+    ]
+    nodes += [
+        helper.make_node("GlobalAveragePool", [values[-1]], ["mean"], "mean"),
+        helper.make_node("Flatten", ["mean"], ["flat"], "flatten"),
+        helper.make_node("Gemm", ["flat", "fc.w", "fc.b"], ["logits"], "fc", transB=1),
+    ]
+    return build(nodes, weights, (1, 12, 12), "chain")
+
+
 def images(n: int, seed: int = 1) -> np.ndarray:
     """[n, 1, 12, 12] float32, as a judge's images come out normalised."""
     pixels = np.random.default_rng(seed).integers(0, 256, size=(n, 12, 12, 1), dtype=np.uint8)

@@ -75,6 +75,10 @@ class Quantizer(ABC):
             RecipeError: They cannot.
         """
 
+    def moot(self, graph: Path) -> frozenset[str]:
+        """Names of the arguments that change nothing in this graph's file: nobody is told to try them."""
+        return frozenset()
+
     def draft(
         self,
         graph: Path,

@@ -21,7 +21,7 @@ from edgekd.quantizers import bias, calibrate, gates, judged, qdq
 from edgekd.quantizers.base import Judge, Quantizer, Range
 from edgekd.quantizers.calibrate import Batches
 from edgekd.quantizers.draft import Draft
-from edgekd.quantizers.equalize import equalized
+from edgekd.quantizers.equalize import equalized, pairs
 
 MSE, AUTO = "mse", "auto"
 CANDIDATES = (*calibrate.METHODS, MSE)
@@ -66,6 +66,12 @@ class PTQ(Quantizer):
     def judged(self) -> bool:
         """With `auto` alone."""
         return self.calibrate == AUTO
+
+    def moot(self, graph: Path) -> frozenset[str]:
+        """`gates` where there are none, `equalize` where no convolution feeds another alone."""
+        model = qdq.prepare(graph)
+        there = {"gates": gates.gates(model), "equalize": pairs(model)}
+        return frozenset(name for name, found in there.items() if not found)
 
     def quantize(
         self,

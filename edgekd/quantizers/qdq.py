@@ -124,7 +124,7 @@ def written(
     bare: Collection[str] = (),
     only: str | None = None,
 ) -> ModelProto:
-    """The quantized graph; logits stay as the last layer gives them.
+    """The quantized graph, which says its scheme; logits stay as the last layer gives them.
 
     Args:
         model: As `prepare` gives it; is not changed.
@@ -174,7 +174,7 @@ def written(
         raise StageFailed(
             f"quantized/{scheme}", f"no range for the value {unknown[0]!r}", "one for every rounded value"
         )
-    return made
+    return onnxfile.set_metadata(made, {"scheme": scheme})
 
 
 def operators(model: ModelProto, scheme: str) -> tuple[str, ...]:

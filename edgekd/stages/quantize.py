@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ VERSION = 1
 PAYLOAD = ("model.onnx", "model.json", "golden.npz", "calibration.json", predictions.FILE)
 SAID = 60  # characters of a choice in a line for people
 TRAINED = {"fake_quant": ("test images", "the network that was trained rounded")}  # not the float graph
+TRAIN_MORE = "--set qat.epochs=N with more of them, or --set qat=null to calibrate the student instead"
 BATCH = 64  # calibration images at a time: every activation of a batch is in memory at once
 
 
@@ -104,7 +105,7 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
     reports = {"test": report}
     if ranges is not None:
         reports["fake_quant"] = _against_trained(inputs["qat"], answers.of("test"), found)
-    hint = _hint(params) + _training(params, inputs, facts)
+    hint = _hint(params, quantizer.moot(graph)) + _training(params, inputs, facts) if ranges is None else TRAIN_MORE
     conclude(out, f"quantized/{params.scheme}", "the float graph", reports, context, hint=hint, apart=TRAINED)
     return StageResult(
         metrics={
@@ -169,9 +170,10 @@ def _quantizer(params: QuantizeParams) -> Quantizer:
     return quantizer
 
 
-def _hint(params: QuantizeParams) -> str:
+def _hint(params: QuantizeParams, moot: Collection[str]) -> str:
     """What else the quantizer could be told: the arguments of few values that the recipe leaves at their default."""
-    free = [a for a in registry.find("quantizers", params.use).arguments if a.name not in params.args]
+    known = registry.find("quantizers", params.use).arguments
+    free = [argument for argument in known if argument.name not in {*params.args, *moot}]
     choices = [(a.name, re.findall(r"'(\w+)'", a.annotation)) for a in free if a.annotation.startswith("Literal[")]
     choices += [(a.name, ["true"]) for a in free if a.annotation == "bool" and a.default == "False"]
     return " or ".join(f"--set quantize.{name}={'|'.join(values)}" for name, values in choices) + _another(params)

@@ -67,6 +67,12 @@ def test_the_member_of_mixed_is_in_its_key():
     assert "members" not in plain.material["plugin"]
 
 
+def test_where_biases_stay_in_float_the_key_says_how_the_file_is_evaluated():
+    settings = Settings("w", (), None, Console(quiet=True), 1)
+    plugin = {name: keyed(step, _inputs(), settings).material["plugin"] for name, step in steps(*TARGETS).items()}
+    assert [name for name, own in plugin.items() if "evaluated" in own] == ["s8-trt"]
+
+
 def _inputs():
     from pathlib import Path
 

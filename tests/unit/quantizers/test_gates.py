@@ -11,6 +11,7 @@ from edgekd.data import normalize, roles
 from edgekd.quantizers.gates import gates, quantize_weights
 from edgekd.quantizers.ptq import PTQ
 from tests.onnxtoys import ROLES, chain
+from tests.quantgraphs import build
 from tests.tolerances import WEIGHTS_INT8_SQNR_DB
 
 NORM = ((0.5, 0.45, 0.4), (0.25, 0.2, 0.3))
@@ -44,6 +45,14 @@ def gated() -> onnx.ModelProto:
 
 def test_gates_are_found_and_nothing_else() -> None:
     assert gates(gated()) == ["down", "up"]
+
+
+def test_what_changes_nothing_in_a_graph_is_not_offered(tmp_path) -> None:
+    with_gates = onnxfile.save(gated(), tmp_path / "gated.onnx")  # one feeds the next: equalizing does something, too
+    assert PTQ().moot(with_gates) == frozenset()
+    nodes = [helper.make_node("Flatten", ["input"], ["flat"]), helper.make_node("Gemm", ["flat", "w"], ["logits"])]
+    flat = build(nodes, {"w": np.ones((16, 5), np.float32)}, (1, 4, 4), "flat")
+    assert PTQ().moot(onnxfile.save(flat, tmp_path / "flat.onnx")) == {"gates", "equalize"}
 
 
 def test_weights_come_back_to_half_a_step_of_their_channel() -> None:

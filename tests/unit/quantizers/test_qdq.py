@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgekd import agreement, onnxfile
+from edgekd import agreement, onnxfile, onnxrun
 from edgekd.errors import RecipeError, StageFailed
 from edgekd.quantizers import ptq, qdq
 from edgekd.quantizers.base import Range
 from edgekd.quantizers.ptq import PTQ
-from tests.quantgraphs import answers, images, stack, varied
+from tests.quantgraphs import answers, chain, images, stack, varied
 from tests.tolerances import ODD_INT8_SQNR_DB
 
 
@@ -55,6 +55,15 @@ def test_the_form_for_tensorrt_has_no_zero_point_no_integer_bias_and_rounds_inpu
         assert not numpy_helper.to_array(tensors[node.input[2]]).any()
         restored = next(n for n in model.graph.node if n.input[0] == node.output[0])
         assert readers[restored.output[0]] in ("Conv", "Gemm", "Add")
+
+
+def test_biases_that_stay_in_float_are_evaluated_so(tmp_path):
+    path = onnxfile.save(chain(), tmp_path / "chain.onnx")
+    model, batch = made(path, tmp_path / "q.onnx", "s8-trt"), images(80, seed=5)
+    as_written = onnxrun.values(onnxfile.to_bytes(model), {onnxfile.INPUT: batch}, [onnxfile.OUTPUT])[0]
+    np.testing.assert_array_equal(answers(model, batch), as_written)
+    onnxfile.set_metadata(model, {})  # as onnxruntime takes it: biases rounded, too
+    assert np.abs(answers(model, batch) - as_written).max() > 0.005 * np.abs(as_written).max()
 
 
 def test_the_form_for_hexagon_rounds_around_every_operator_the_logits_too(graph, tmp_path):
