@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -110,8 +111,14 @@ def measurable() -> list[Device]:
     """The devices that can be measured as things are: those of this machine, and the user's boards."""
     shipped = list(profiles.devices().values())
     here = this_machine(shipped)
-    local = [device for device in shipped if device.transport == "local" and any(map(find_spec, device.runtimes))]
+    local = [device for device in shipped if device.transport == "local" and _built_in(device)]
     return [*local, *([here] if here else []), *map(profiles.on_board, boards.boards().values())]
+
+
+def _built_in(device: Device) -> bool:
+    """Whether this machine shows a local device's chip and has a runtime for it."""
+    there = not device.match.device_file or bool(glob(device.match.device_file))
+    return there and any(map(find_spec, device.runtimes))
 
 
 def _model() -> str:

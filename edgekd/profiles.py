@@ -130,9 +130,15 @@ class RuntimeFacts(Facts):
 
 
 class Match(Facts):
-    """How a machine is told to be this device: what the text of its device tree's `model` begins with, one or several."""
+    """How a machine is told to be this device.
+
+    Attributes:
+        device_tree: What the text of its device tree's `model` begins with, one or several.
+        device_file: Pattern of a file that the chip's driver makes, `/dev/accel/accel*`; empty: every machine has the chip.
+    """
 
     device_tree: tuple[str, ...] = ()
+    device_file: str = ""
 
     @field_validator("device_tree", mode="before")
     @classmethod

@@ -42,7 +42,7 @@ EXTRAS = {
         Extra("openvino", (("openvino", "openvino"),), "Intel CPUs, GPUs and NPUs (200 MB)", "Apache-2.0"),
         Extra(
             "qnn",
-            (("onnxruntime_qnn", "onnxruntime-qnn"),),
+            (("onnxruntime_qnn", "onnxruntime-qnn"), ("onnxruntime", "onnxruntime")),  # it plugs into the second
             "Qualcomm Hexagon: compiler, and its emulator on x86 (500 MB)",
             "MIT; the QNN libraries inside under Qualcomm's own",
         ),

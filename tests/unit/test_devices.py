@@ -122,6 +122,15 @@ def test_this_machine_if_it_is_one_comes_before_a_board(config):
         devices.resolve("jetson-thor")
 
 
+@pytest.mark.parametrize("driver", [True, False])
+def test_a_chip_of_this_machine_is_measurable_where_its_driver_shows_it(driver, monkeypatch):
+    npu = profiles.device("core-ultra")
+    monkeypatch.setattr(devices, "find_spec", lambda name: True)
+    monkeypatch.setattr(devices, "glob", lambda pattern: ["/dev/accel/accel0"] if driver else [])
+    found = [device.name for device in devices.measurable()]
+    assert "cpu" in found and (npu.name in found) is driver
+
+
 @pytest.mark.parametrize("name", ["jetsom", "cpuu", "../x", "jetson,jetsom", ""])
 def test_no_such_device_is_a_recipe_error_before_work(name):
     with pytest.raises(RecipeError) as caught:
