@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -117,7 +116,8 @@ def measurable() -> list[Device]:
 
 def _built_in(device: Device) -> bool:
     """Whether this machine shows a local device's chip and has a runtime for it."""
-    there = not device.match.device_file or bool(glob(device.match.device_file))
+    pattern = device.match.device_file
+    there = not pattern or any(Path("/").glob(pattern.lstrip("/")))
     return there and any(map(find_spec, device.runtimes))
 
 

@@ -105,7 +105,8 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
     reports = {"test": report}
     if ranges is not None:
         reports["fake_quant"] = _against_trained(inputs["qat"], answers.of("test"), found)
-    hint = _hint(params, quantizer.moot(graph)) + _training(params, inputs, facts) if ranges is None else TRAIN_MORE
+    ways = [*_arguments(params, quantizer.moot(graph)), *_another(params), *_training(params, inputs, facts)]
+    hint = TRAIN_MORE if ranges is not None else " or ".join(ways)
     conclude(out, f"quantized/{params.scheme}", "the float graph", reports, context, hint=hint, apart=TRAINED)
     return StageResult(
         metrics={
@@ -170,29 +171,29 @@ def _quantizer(params: QuantizeParams) -> Quantizer:
     return quantizer
 
 
-def _hint(params: QuantizeParams, moot: Collection[str]) -> str:
+def _arguments(params: QuantizeParams, moot: Collection[str]) -> list[str]:
     """What else the quantizer could be told: the arguments of few values that the recipe leaves at their default."""
     known = registry.find("quantizers", params.use).arguments
     free = [argument for argument in known if argument.name not in {*params.args, *moot}]
     choices = [(a.name, re.findall(r"'(\w+)'", a.annotation)) for a in free if a.annotation.startswith("Literal[")]
     choices += [(a.name, ["true"]) for a in free if a.annotation == "bool" and a.default == "False"]
-    return " or ".join(f"--set quantize.{name}={'|'.join(values)}" for name, values in choices) + _another(params)
+    return [f"--set quantize.{name}={'|'.join(values)}" for name, values in choices]
 
 
-def _another(params: QuantizeParams) -> str:
+def _another(params: QuantizeParams) -> list[str]:
     """The quantizers that are made of this one."""
     known = registry.plugins("quantizers").values()
     wrapping = [p.name for p in known if params.use in [use for use, _ in registry.members("quantizers", p.name, {})]]
-    return "".join(f" or --set quantize.use={name}" for name in wrapping)
+    return [f"--set quantize.use={name}" for name in wrapping]
 
 
-def _training(params: QuantizeParams, inputs: Mapping[str, Artifact], facts: Mapping[str, Any]) -> str:
+def _training(params: QuantizeParams, inputs: Mapping[str, Artifact], facts: Mapping[str, Any]) -> list[str]:
     """Quantization-aware training, of a network without layers of its method, by the recipe as it is."""
     network = "student" in inputs["graph"].inputs and "graft" not in facts
     able = params.use == QAT_STARTS and params.scheme in QAT_SCHEMES and not beside_qat(params.args)
     if "qat" in inputs or not network or not able:
-        return ""
-    return f" or --set qat.epochs=2 --set qat.scheme={params.scheme}"
+        return []
+    return [f"--set qat.epochs=2 --set qat.scheme={params.scheme}"]
 
 
 def batches(

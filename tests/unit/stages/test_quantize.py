@@ -259,9 +259,9 @@ def test_training_is_named_as_a_remedy_where_the_recipe_can_have_it(changes, sou
     graph = artifact("graph", tmp_path)
     graph.manifest["inputs"][source] = {"id": "student/1"}
     params = QUANTIZE.model_copy(update=changes)
-    hint = f" or --set qat.epochs=2 --set qat.scheme={params.scheme}"
-    assert quantize._training(params, {"graph": graph}, facts) == (hint if named else "")
-    assert quantize._training(params, {"graph": graph, "qat": graph}, facts) == ""
+    way = f"--set qat.epochs=2 --set qat.scheme={params.scheme}"
+    assert quantize._training(params, {"graph": graph}, facts) == ([way] if named else [])
+    assert quantize._training(params, {"graph": graph, "qat": graph}, facts) == []
 
 
 def test_ranges_of_another_scheme_are_left_and_said_so(of_training, tmp_path, capfd):
