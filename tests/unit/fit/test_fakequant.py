@@ -156,6 +156,17 @@ def test_batchnorm_goes_by_its_batches_and_then_keeps_its_statistics(name: str) 
     assert plain and not [key for key, grad in plain.items() if grad is None or not grad.isfinite().all()]
 
 
+@pytest.mark.parametrize(("epochs", "moving"), [(1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (10, 7)])
+def test_statistics_are_kept_in_the_last_quarter_and_never_in_the_first_epoch(epochs: int, moving: int) -> None:
+    network = settled(models.build("resnet8", classes=4, generator=seeded()), torch.randn(4, 3, 32, 32), seeded())
+    made = fake_quantized(network, {}, [], {}, learned=True)
+    frozen = []
+    for epoch in range(epochs):
+        made.begin_epoch(epoch, epochs)
+        frozen.append(made.frozen)
+    assert frozen == [False] * moving + [True] * (epochs - moving)
+
+
 @pytest.mark.parametrize("name", ["resnet8", "vgg8", "mobilenetv2_05", "wrn_16_2"])
 def test_a_convolution_and_its_batchnorm_are_the_one_that_is_written(name: str) -> None:
     """Before and behind the folding, learning and frozen: without rounding the same network; its weights those of the fold."""

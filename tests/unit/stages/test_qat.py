@@ -122,6 +122,28 @@ def test_what_is_written(
     assert torch.equal(network.conv1.weight, load_file(trained.path / "weights.safetensors")["conv1.weight"])
 
 
+def test_training_that_comes_apart_fails_with_what_to_type(
+    inputs: dict[str, Artifact],
+    tmp_path: Path,
+    training_context: RunContext,
+    as_artifact: Callable[..., Artifact],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fit = qat.fit
+
+    def broken(*given: Any) -> Any:
+        result = fit(*given)
+        with torch.no_grad():
+            for parameter in result.network.parameters():
+                parameter.zero_()
+        return result
+
+    monkeypatch.setattr(qat, "fit", broken)
+    with pytest.raises(StageFailed, match=r"came apart: of 40 calibration images .* % are right") as caught:
+        made(params(), inputs, tmp_path / "qat", training_context, as_artifact)
+    assert caught.value.hint == "--set qat.lr=0.0005"
+
+
 def test_a_stopped_run_ends_with_the_same_bytes(
     inputs: dict[str, Artifact],
     tmp_path: Path,
