@@ -129,7 +129,7 @@ class _Climb:
 
     def _trained(self, item: File | Stored | Twin) -> bool:
         """Whether it is the network that was trained rounded, or was made of it."""
-        return isinstance(item, Twin) or (item.before in self.answers and self.answers[item.before].trained)
+        return item.scheme == "fake_quant" or (item.before in self.answers and self.answers[item.before].trained)
 
     def _stored(self, item: Stored) -> Rung:
         """Answers that were kept: held against those of the rung before for the same images."""

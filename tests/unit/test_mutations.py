@@ -330,6 +330,17 @@ def test_a_device_with_another_order_of_classes_is_seen_by_its_answers(target, r
     assert (damaged.state, damaged.attributed) == ("fails", f"bench/{target}@board")
 
 
+def test_kept_answers_of_the_network_trained_rounded_are_held_to_the_bounds_of_training(run):
+    """Not to those of a calibrated file: its own float weights are another network."""
+    parts = _parts(run)
+    right = onnxrun.infer(onnxrun.session(run["graph"].path / "model.onnx"), _given(parts))
+    off = right + np.random.default_rng(0).normal(scale=right.std() * 10 ** (-22 / 20), size=right.shape)  # 22 dB
+    of_test = parts.rows >= 0
+    kept = Stored("qat", "graph", "fake_quant", parts.rows[of_test], off[of_test].astype(np.float16), "kept")
+    found = climb(replace(parts, rungs=[*parts.rungs, kept]))[-1]
+    assert found.expected == "agreement >= 95 % and SQNR >= 15 dB"
+
+
 def _given(parts: Parts) -> np.ndarray:
     return Preprocessing(*parts.norm)(parts.images)
 
