@@ -105,8 +105,10 @@ def run(params: QuantizeParams, inputs: Mapping[str, Artifact], out: Path, conte
     reports = {"test": report}
     if ranges is not None:
         reports["fake_quant"] = _against_trained(inputs["qat"], answers.of("test"), found)
-    ways = [*_arguments(params, quantizer.moot(graph)), *_another(params), *_training(params, inputs, facts)]
-    hint = TRAIN_MORE if ranges is not None else " or ".join(ways)
+    hint = ""
+    if not all(one.passed for one in reports.values()):
+        ways = [*_arguments(params, quantizer.moot(graph)), *_another(params), *_training(params, inputs, facts)]
+        hint = " or ".join(ways) if ranges is None else TRAIN_MORE
     conclude(out, f"quantized/{params.scheme}", "the float graph", reports, context, hint=hint, apart=TRAINED)
     return StageResult(
         metrics={

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from networks import SMALLEST, seeded, settled
@@ -21,7 +20,7 @@ from edgekd.errors import RecipeError, StageFailed
 from edgekd.fit import loop
 from edgekd.fit.fakequant import fake_quantized
 from edgekd.models.fold import fold_batchnorm
-from edgekd.onnxrun import infer, session
+from edgekd.onnxrun import infer, session, values
 from edgekd.params import DistillParams, GraphParams, QatParams, QuantizeParams, Roles, StudentParams, TeacherParams
 from edgekd.plan import plan
 from edgekd.quantizers.base import Quantizer, Range
@@ -198,17 +197,8 @@ def test_every_rounded_tensor_of_each_family_is_found(name: str, scheme: str, tm
     made = fake_quantized(network, {}, found.activations, found.weights, learned=False, biases=found.biases).eval()
     with torch.no_grad():
         ours, whole = made(images).numpy(), folded(images).numpy()
-    file = as_written(rounded, images.numpy())
+    file = values(rounded.read_bytes(), {onnxfile.INPUT: images.numpy()}, [onnxfile.OUTPUT])[0]
     assert agreement.sqnr_db(ours, file) > agreement.sqnr_db(whole, file) + QAT_NEARER_DB
-
-
-def as_written(path: Path, images: np.ndarray) -> np.ndarray:
-    """What the operators of a file give, none of them fused."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    plain = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    logits: np.ndarray = plain.run(None, {onnxfile.INPUT: images})[0]
-    return logits
 
 
 def test_values_that_share_their_steps_in_the_file_share_them_in_training(tmp_path: Path) -> None:
