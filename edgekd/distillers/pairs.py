@@ -7,7 +7,7 @@ reconstruction.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Literal
 
@@ -20,19 +20,30 @@ from edgekd.distillers.attention import GroupedLinear
 PairLoss = Literal["mse", "smooth_l1", "cosine"]
 
 EPSILON = 1e-12  # least norm of a vector that is divided by it
+FLAT = 1e-3  # a map whose deviations from its mean are smaller than that part of it has none
 
 
-def map_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor], loss: PairLoss) -> tuple[Tensor, Tensor]:
+def map_pairs(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], loss: PairLoss, *, centre: bool = False
+) -> tuple[Tensor, Tensor]:
     """Cosines and distances [B, N_S, N_T] of energy maps [B, H, W]: the student's resized (adaptive average pooling) to
     each resolution of the teacher, all maps flattened and L2-normalised.
+
+    Args:
+        student: Its maps.
+        teacher: Its maps.
+        loss: See `vector_pairs`.
+        centre: Take its mean from each (resized) map first, so that a cosine is a correlation; a flat map becomes 0.
     """
-    pairs, runs = [], [(run, _norms(run.flatten(2))) for run in _stacked(student)]
-    for maps in _stacked(teacher):
+    ready = _centred if centre else _as_it_is
+    pairs, runs = [], [(run, _norms(run.flatten(2))) for run in map(ready, _stacked(student))]
+    for maps in map(ready, _stacked(teacher)):
         if loss == "smooth_l1":  # of the maps themselves, not of their dot products
-            resized = torch.cat([_pooled(run, *maps.shape[2:]).flatten(2) for run, _ in runs], dim=1)
+            resized = torch.cat([ready(_pooled(run, *maps.shape[2:])).flatten(2) for run, _ in runs], dim=1)
             pairs.append(vector_pairs(resized, maps.flatten(2), loss))
             continue
-        dots, norms = (torch.cat(parts, dim=1) for parts in zip(*(_dots(*run, maps) for run in runs), strict=True))
+        parts = [_dots(run, norms, maps, ready) for run, norms in runs]
+        dots, norms = (torch.cat(side, dim=1) for side in zip(*parts, strict=True))
         pairs.append(_compared(dots, norms, _norms(maps.flatten(2)), maps.shape[2] * maps.shape[3], loss))
     return torch.cat([cosine for cosine, _ in pairs], dim=2), torch.cat([distance for _, distance in pairs], dim=2)
 
@@ -71,7 +82,21 @@ class ChannelPairs(nn.Module):
         return torch.cat([cosine for cosine, _ in pairs], dim=2), torch.cat([distance for _, distance in pairs], dim=2)
 
 
-def _dots(student: Tensor, norms: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def _as_it_is(maps: Tensor) -> Tensor:
+    return maps
+
+
+def _centred(maps: Tensor) -> Tensor:
+    """Maps [B, n, H, W] less their means."""
+    means = maps.mean((2, 3), keepdim=True)
+    rest = maps - means
+    flat = rest.detach().square().mean((2, 3), keepdim=True) <= (FLAT * means.detach()).square()
+    return rest.masked_fill(flat, 0.0)
+
+
+def _dots(
+    student: Tensor, norms: Tensor, teacher: Tensor, ready: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     """Dot products [B, m, n] of maps [B, m, H, W], resized, and maps [B, n, h, w], and the norms [B, m] of the resized.
 
     A student map that would grow by whole factors is left as it is: repeating its pixels and multiplying with the
@@ -80,7 +105,7 @@ def _dots(student: Tensor, norms: Tensor, teacher: Tensor) -> tuple[Tensor, Tens
     (h, w), (height, width) = student.shape[2:], teacher.shape[2:]
     down, across = height // h, width // w
     if (h * down, w * across) != (height, width):
-        student = _pooled(student, height, width)
+        student = ready(_pooled(student, height, width))
         norms, down, across = _norms(student.flatten(2)), 1, 1
     summed = _summed(_summed(teacher, 2, down), 3, across)
     return torch.bmm(student.flatten(2), summed.flatten(2).transpose(1, 2)), norms * math.sqrt(down * across)

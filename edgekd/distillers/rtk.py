@@ -1,5 +1,7 @@
 """RTK: each teacher feature asks, by attention and likeness, which few student features are to learn from it.
 
+What all energy maps share, their mean, is filtered out before they are compared: likeness is correlation.
+
 An edgekd reconstruction, not the authors' code: only the abstract of the paper was available, every equation is ours.
 Source: Yang, Kao, Huang, Knowledge Distillation with Representative Teacher Keys Based on Attention Mechanism for Image
 Classification Model Compression, 2022, arXiv 2206.12788 (abstract).
@@ -14,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from edgekd.distillers.attention import Attention, MeanAttention, both, float32, read, widths
@@ -30,7 +32,8 @@ EPSILON = 1e-12  # of the key-relative distance
 class RTK(Distiller):
     """Each teacher feature asks which few student features are to learn from it (edgekd reconstruction).
 
-    `CE + alpha_kd * KL_T + beta * (N_T / N_S) * mean_b sum_i sum_j alpha_ij D~_ij`. With `select=all, dist_norm=none, sim_weight=0, rescale=false` it is AFD exactly.
+    `CE + alpha_kd * KL_T + beta * (N_T / N_S) * mean_b sum_i sum_j alpha_ij D~_ij`, the last term until that part of the
+    run. With `centre=false, until=1, select=all, dist_norm=none, sim_weight=0, rescale=false` it is AFD exactly.
 
     Args:
         beta: Weight of the features, >= 0.
@@ -42,6 +45,8 @@ class RTK(Distiller):
             (`docs/rtk-study.md`).
         select: Which keys count; see `selection.attend`.
         k: Keys per query (`topk`) or per query and resolution (`stage_topk`).
+        centre: Compare energy maps less their means (a cosine is then a correlation); false: as AFD.
+        until: Part of the run in which the features teach, in (0, 1]; after it labels and logits alone, at their cost.
         dist_norm: `key`: each distance relative to its teacher tap's mean over the student taps.
         sim_weight: Weight of the values' cosine in the attention logit, >= 0.
         stage_mask: Forbid pairs of different resolutions.
@@ -55,7 +60,7 @@ class RTK(Distiller):
         taps: One map of each residual block, or of each stage.
     """
 
-    VERSION = 3
+    VERSION = 4
     reconstruction = True
     cached = ("energy", "pooled")
     baseline = {"ce_weight": 1.0, "kd_weight": "alpha_kd", "temperature": "temperature"}
@@ -63,13 +68,15 @@ class RTK(Distiller):
     def __init__(
         self,
         *,
-        beta: Annotated[float, Ge(0)] = 200.0,
+        beta: Annotated[float, Ge(0)] = 50.0,
         alpha_kd: Annotated[float, Ge(0)] = 0.9,
         temperature: Annotated[float, Gt(0)] = 4.0,
         qk_dim: Annotated[int, Ge(1)] = 128,
         attn_direction: Literal["student_query", "teacher_query"] = "teacher_query",
         select: Literal["topk", "all", "threshold", "argmax_ste", "stage_topk"] = "topk",
         k: Literal["auto"] | Annotated[int, Ge(2)] = "auto",
+        centre: bool = True,
+        until: Annotated[float, Gt(0), Le(1)] = 0.5,
         dist_norm: Literal["key", "none"] = "key",
         sim_weight: Annotated[float, Ge(0)] = 1.0,
         stage_mask: bool = False,
@@ -87,6 +94,7 @@ class RTK(Distiller):
             raise RecipeError("distill.k", f"k is {k} and select is {select}", "k only with topk or stage_topk")
         self.beta, self.alpha_kd, self.temperature, self.qk_dim = beta, alpha_kd, temperature, qk_dim
         self.from_student, self.select, self.k, self.taps = attn_direction == "student_query", select, k, taps
+        self.centre, self.until = centre, until
         self.dist_norm, self.sim_weight, self.stage_mask, self.pair_loss = dist_norm, sim_weight, stage_mask, pair_loss
         self.pos_embed, self.bilinear, self.value = pos_embed, bilinear, value
         self.attn_grad, self.rescale, self.key_warmup_epochs = attn_grad, rescale, key_warmup_epochs
@@ -136,25 +144,29 @@ class RTK(Distiller):
     def forward(
         self, student: Outputs, teacher: Outputs | None, target: Tensor, progress: Progress
     ) -> dict[str, Tensor]:
-        """`ce`, `kd` and `rtk`."""
+        """`ce`, `kd` and `rtk`, which is 0 after its part of the run."""
         guide = teacher_of(teacher)
+        terms = {
+            "ce": cross_entropy(student.logits, target),
+            "kd": self.alpha_kd * kl(student.logits, guide.logits, self.temperature),
+            "rtk": student.logits.new_zeros(()),
+        }
+        if progress.fraction >= self.until:
+            return terms
         with float32(student.logits):
             cosine, distance = self.pairs(student, guide)
             alpha = self.alpha(student, guide, cosine, progress.epoch)
-            loss = self.loss(alpha, distance)
+            terms["rtk"] = self.beta * self.loss(alpha, distance)
         if self.training:
             self.seen.add(alpha)
-        return {
-            "ce": cross_entropy(student.logits, target),
-            "kd": self.alpha_kd * kl(student.logits, guide.logits, self.temperature),
-            "rtk": self.beta * loss,
-        }
+        return terms
 
     def pairs(self, student: Outputs, guide: Outputs) -> tuple[Tensor, Tensor]:
         """Cosines c and distances D [B, N_S, N_T] of the values."""
         s, t, found = self.student_taps, self.teacher_taps, []
         if self.value != "channel":
-            found.append(map_pairs(read(student, s, "energy"), read(guide, t, "energy"), self.pair_loss))
+            maps = read(student, s, "energy"), read(guide, t, "energy")
+            found.append(map_pairs(*maps, self.pair_loss, centre=self.centre))
         if self.channels is not None:
             found.append(self.channels(read(student, s, "pooled"), read(guide, t, "pooled"), self.pair_loss))
         cosine = torch.stack([c for c, _ in found]).mean(0) if len(found) > 1 else found[0][0]

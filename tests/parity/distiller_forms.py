@@ -106,14 +106,16 @@ def distance(s: Array, t: Array, loss: str) -> float:
     return float((gap**2).mean())
 
 
-def map_pairs(energy_s: list[Array], energy_t: list[Array], loss: str) -> tuple[Array, Array]:
+def map_pairs(energy_s: list[Array], energy_t: list[Array], loss: str, centre: bool = False) -> tuple[Array, Array]:
     batch = len(energy_s[0])
     c, d = np.empty((2, batch, len(energy_s), len(energy_t)))
     for b in range(batch):
         for i, s in enumerate(energy_s):
             for j, t in enumerate(energy_t):
-                v_s = unit(adaptive_average(s[b], *t[b].shape).ravel())
-                v_t = unit(t[b].ravel())
+                v_s, v_t = adaptive_average(s[b], *t[b].shape).ravel(), t[b].ravel()
+                if centre:
+                    v_s, v_t = v_s - v_s.mean(), v_t - v_t.mean()
+                v_s, v_t = unit(v_s), unit(v_t)
                 c[b, i, j], d[b, i, j] = v_s @ v_t, distance(v_s, v_t, loss)
     return c, d
 

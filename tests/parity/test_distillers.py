@@ -107,7 +107,7 @@ def expected(method: RTK, s: Outputs, t: Outputs, switches: dict) -> float:
     value = switches.get("value", "at")
     pairs = []
     if value != "channel":
-        pairs.append(forms.map_pairs(taps(s, "energy"), taps(t, "energy"), kind))
+        pairs.append(forms.map_pairs(taps(s, "energy"), taps(t, "energy"), kind, switches.get("centre", True)))
     if value != "at":
         project = {
             int(width): [numpy(w) for group in layer.weights for w in group]
@@ -120,7 +120,7 @@ def expected(method: RTK, s: Outputs, t: Outputs, switches: dict) -> float:
     n_s, n_t = d.shape[1:]
     queries, keys = (n_s, n_t) if student_query else (n_t, n_s)
     sides = [energy.shape[1:] for energy in taps(t if student_query else s, "energy")]
-    return 200 * forms.rtk(
+    return 50 * forms.rtk(
         e,
         c,
         d,
@@ -136,6 +136,8 @@ def expected(method: RTK, s: Outputs, t: Outputs, switches: dict) -> float:
 
 SWITCHES = [
     {},
+    {"centre": False},
+    {"centre": False, "pair_loss": "smooth_l1"},
     {"k": 3},
     {"select": "all"},
     {"select": "threshold"},

@@ -10,6 +10,9 @@ from edgekd.errors import RecipeError
 from edgekd.taps import tapped
 
 AS_AFD = {
+    "centre": False,
+    "until": 1.0,
+    "beta": 200.0,
     "attn_direction": "teacher_query",
     "select": "all",
     "dist_norm": "none",
@@ -178,6 +181,7 @@ def test_odd_shapes(world, shape, value) -> None:
         {"pair_loss": "smooth_l1"},
         {"pair_loss": "cosine"},
         {"rescale": False},
+        {"centre": False},
         {"k": 4},
         {"select": "all"},
         {"select": "threshold"},
@@ -204,6 +208,18 @@ def test_relative_distances_have_one_mean_for_every_key(world) -> None:
     _, distance = method.pairs(here.student, here.teacher)
     uniform = torch.full_like(distance, 1 / 6)
     assert torch.allclose(method.loss(uniform, distance), 3 * distance.mean(), rtol=1e-5)
+
+
+def test_features_teach_until_their_part_of_the_run(world) -> None:
+    here = world()
+    method = here.ready(RTK(until=0.5))
+    terms = {}
+    for fraction in (0.49, 0.5):
+        here.progress = Progress(0, 0, fraction, torch.Generator())
+        terms[fraction] = here(method)
+    assert terms[0.49]["rtk"] > 0 and terms[0.5]["rtk"] == 0
+    for name in ("ce", "kd"):
+        assert terms[0.49][name] == terms[0.5][name] > 0
 
 
 def test_all_keys_count_while_warming_up(world) -> None:
@@ -255,7 +271,7 @@ def test_bad_combinations_name_the_key(world) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("beta", -1), ("k", 1), ("temperature", 0), ("select", "best"), ("value", "maps"), ("qk_dim", 0), ("betta", 1)],
+    [("beta", -1), ("k", 1), ("temperature", 0), ("select", "best"), ("value", "maps"), ("qk_dim", 0), ("until", 0), ("betta", 1)],
 )
 def test_the_schema_refuses(key, value) -> None:
     with pytest.raises(RecipeError, match=rf"distill\.{key}"):
