@@ -667,7 +667,7 @@ def init(
 
 @app.command(
     epilog="Examples: edgekd compare --recipe quickstart --methods kd,afd,rtk --seeds 3 --epochs 10; "
-    "edgekd compare -r my.yaml --methods 'rtk:beta=50:k=3,rtk:beta=200,sum:of=[{use: rtk}, {use: dkd}]' --seeds 100-109"
+    "edgekd compare -r my.yaml --methods 'rtk:beta=100:k=3,rtk:centre=false,sum:of=[{use: rtk}, {use: dkd}]' --seeds 100-109"
 )
 def compare(
     methods: Annotated[

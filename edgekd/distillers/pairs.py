@@ -94,9 +94,7 @@ def _centred(maps: Tensor) -> Tensor:
     return rest.masked_fill(flat, 0.0)
 
 
-def _dots(
-    student: Tensor, norms: Tensor, teacher: Tensor, ready: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
+def _dots(student: Tensor, norms: Tensor, teacher: Tensor, ready: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Dot products [B, m, n] of maps [B, m, H, W], resized, and maps [B, n, h, w], and the norms [B, m] of the resized.
 
     A student map that would grow by whole factors is left as it is: repeating its pixels and multiplying with the

@@ -32,8 +32,8 @@ EPSILON = 1e-12  # of the key-relative distance
 class RTK(Distiller):
     """Each teacher feature asks which few student features are to learn from it (edgekd reconstruction).
 
-    `CE + alpha_kd * KL_T + beta * (N_T / N_S) * mean_b sum_i sum_j alpha_ij D~_ij`, the last term until that part of the
-    run. With `centre=false, until=1, select=all, dist_norm=none, sim_weight=0, rescale=false` it is AFD exactly.
+    `CE + alpha_kd * KL_T + beta * (N_T / N_S) * mean_b sum_i sum_j alpha_ij D~_ij`, the last term in the first
+    `until` of the run. With `centre=false, until=1, select=all, dist_norm=none, sim_weight=0, rescale=false` it is AFD exactly.
 
     Args:
         beta: Weight of the features, >= 0.

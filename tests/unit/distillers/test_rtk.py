@@ -271,7 +271,16 @@ def test_bad_combinations_name_the_key(world) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("beta", -1), ("k", 1), ("temperature", 0), ("select", "best"), ("value", "maps"), ("qk_dim", 0), ("until", 0), ("betta", 1)],
+    [
+        ("beta", -1),
+        ("k", 1),
+        ("temperature", 0),
+        ("select", "best"),
+        ("value", "maps"),
+        ("qk_dim", 0),
+        ("until", 0),
+        ("betta", 1),
+    ],
 )
 def test_the_schema_refuses(key, value) -> None:
     with pytest.raises(RecipeError, match=rf"distill\.{key}"):
