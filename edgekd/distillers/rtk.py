@@ -32,8 +32,8 @@ EPSILON = 1e-12  # of the key-relative distance
 class RTK(Distiller):
     """Each teacher feature asks which few student features are to learn from it (edgekd reconstruction).
 
-    `CE + alpha_kd * KL_T + beta * (N_T / N_S) * mean_b sum_i sum_j alpha_ij D~_ij`, the last term in the first
-    `until` of the run. With `centre=false, until=1, select=all, dist_norm=none, sim_weight=0, rescale=false` it is AFD exactly.
+    `CE + alpha_kd * KL_T + beta * mean_b sum_i sum_j alpha_ij D~_ij`, the last term in the first `until` of the run.
+    With `centre=false, until=1, select=all, dist_norm=none, sim_weight=0` it is AFD exactly.
 
     Args:
         beta: Weight of the features, >= 0.
@@ -55,12 +55,12 @@ class RTK(Distiller):
         value: What is matched: energy maps, pooled channels through a projection, or both (distances added).
         pair_loss: Distance of two values.
         attn_grad: Let the attention learn from the loss.
-        rescale: Multiply by N_T / N_S.
+        rescale: Multiply by N_T / N_S: with student queries that is AFD's scale, with teacher queries it is without.
         key_warmup_epochs: Epochs in which all keys count.
         taps: One map of each residual block, or of each stage.
     """
 
-    VERSION = 4
+    VERSION = 5
     reconstruction = True
     cached = ("energy", "pooled")
     baseline = {"ce_weight": 1.0, "kd_weight": "alpha_kd", "temperature": "temperature"}
@@ -68,7 +68,7 @@ class RTK(Distiller):
     def __init__(
         self,
         *,
-        beta: Annotated[float, Ge(0)] = 50.0,
+        beta: Annotated[float, Ge(0)] = 450.0,
         alpha_kd: Annotated[float, Ge(0)] = 0.9,
         temperature: Annotated[float, Gt(0)] = 4.0,
         qk_dim: Annotated[int, Ge(1)] = 128,
@@ -85,7 +85,7 @@ class RTK(Distiller):
         value: Literal["at", "channel", "both"] = "at",
         pair_loss: Literal["mse", "smooth_l1", "cosine"] = "mse",
         attn_grad: bool = True,
-        rescale: bool = True,
+        rescale: bool = False,
         key_warmup_epochs: Annotated[int, Ge(0)] = 0,
         taps: Literal["block", "stage"] = "block",
     ) -> None:

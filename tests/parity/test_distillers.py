@@ -120,7 +120,7 @@ def expected(method: RTK, s: Outputs, t: Outputs, switches: dict) -> float:
     n_s, n_t = d.shape[1:]
     queries, keys = (n_s, n_t) if student_query else (n_t, n_s)
     sides = [energy.shape[1:] for energy in taps(t if student_query else s, "energy")]
-    return 50 * forms.rtk(
+    return 450 * forms.rtk(
         e,
         c,
         d,
@@ -130,7 +130,7 @@ def expected(method: RTK, s: Outputs, t: Outputs, switches: dict) -> float:
         student_query=student_query,
         mu=switches.get("sim_weight", 1.0),
         relative=switches.get("dist_norm", "key") == "key",
-        rescale=switches.get("rescale", True),
+        rescale=switches.get("rescale", False),
     )
 
 
@@ -145,7 +145,7 @@ SWITCHES = [
     {"select": "stage_topk"},
     {"select": "stage_topk", "k": 3},
     {"attn_direction": "student_query"},
-    {"attn_direction": "teacher_query", "select": "all", "rescale": False, "dist_norm": "none", "sim_weight": 0.0},
+    {"attn_direction": "teacher_query", "select": "all", "dist_norm": "none", "sim_weight": 0.0},
     {"dist_norm": "none"},
     {"sim_weight": 4.0},
     {"pos_embed": False},
@@ -156,7 +156,7 @@ SWITCHES = [
     {"value": "both", "pair_loss": "smooth_l1"},
     {"pair_loss": "smooth_l1"},
     {"pair_loss": "cosine"},
-    {"rescale": False},
+    {"rescale": True},
 ]
 
 

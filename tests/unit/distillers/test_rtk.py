@@ -17,7 +17,6 @@ AS_AFD = {
     "select": "all",
     "dist_norm": "none",
     "sim_weight": 0.0,
-    "rescale": False,
 }
 BY_STUDENT = {"attn_direction": "student_query"}  # six teacher taps to choose from: the richer geometry of this world
 PAIRS = [  # teacher, student, N_T, N_S, auto k, parameters (methods 3.6)
@@ -180,7 +179,7 @@ def test_odd_shapes(world, shape, value) -> None:
         {"value": "both"},
         {"pair_loss": "smooth_l1"},
         {"pair_loss": "cosine"},
-        {"rescale": False},
+        {"rescale": True},
         {"centre": False},
         {"k": 4},
         {"select": "all"},
@@ -198,13 +197,13 @@ def test_every_switch_changes_the_loss(world, switch) -> None:
 
 def test_rescale_is_teachers_over_students(world) -> None:
     here = world()
-    scaled, plain = here.ready(RTK()), here.ready(RTK(rescale=False))
+    scaled, plain = here.ready(RTK(rescale=True)), here.ready(RTK())
     assert torch.allclose(loss_of(scaled, here), 2 * loss_of(plain, here))
 
 
 def test_relative_distances_have_one_mean_for_every_key(world) -> None:
     here = world()
-    method = here.ready(RTK(rescale=False))
+    method = here.ready(RTK())
     _, distance = method.pairs(here.student, here.teacher)
     uniform = torch.full_like(distance, 1 / 6)
     assert torch.allclose(method.loss(uniform, distance), 3 * distance.mean(), rtol=1e-5)
