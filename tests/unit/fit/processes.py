@@ -32,7 +32,7 @@ SEED = 3
 MADE: dict[str, tuple[str, dict[str, Any]]] = {
     "ce": ("ce", {}),
     "kd": ("kd", {}),
-    "rtk": ("rtk", {"beta": 5.0}),
+    "rtk": ("rtk", {"beta": 1.0}),  # of 5 a choice among the k best turns on a rounding
     "rtk-unused": ("rtk", {"beta": 5.0, "attn_grad": False, "select": "all"}),  # parameters without a gradient
 }
 
