@@ -22,6 +22,7 @@ METHODS = {  # as typed behind --methods; the others run with their defaults
     "crd": "crd:nce_k=512",
     "dkd": "dkd:warmup_epochs=3",
     "reviewkd": "reviewkd:warmup=3",
+    "rtk": "rtk:beta=50",
     "semckd": "semckd:beta=50",
     "simkd": "simkd:weight=30",
     "sum": "sum:of=[{use: kd}, {use: at}]",
