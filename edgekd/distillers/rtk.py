@@ -46,7 +46,7 @@ class RTK(Distiller):
         select: Which keys count; see `selection.attend`.
         k: Keys per query (`topk`) or per query and resolution (`stage_topk`).
         centre: Compare energy maps less their means (a cosine is then a correlation); false: as AFD.
-        until: Part of the run in which the features teach, in (0, 1]; after it labels and logits alone, at their cost.
+        until: Part of the run in which the features teach, in (0, 1]; after it labels and logits alone.
         dist_norm: `key`: each distance relative to its teacher tap's mean over the student taps.
         sim_weight: Weight of the values' cosine in the attention logit, >= 0.
         stage_mask: Forbid pairs of different resolutions.
